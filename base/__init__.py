@@ -1,0 +1,1 @@
+"""The ground floor: errors, units, ids, ports, supervision, logging. A closed set."""

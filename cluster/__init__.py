@@ -1,0 +1,1 @@
+"""Membership, consensus, catalog, placement, failover."""

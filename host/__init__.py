@@ -1,0 +1,1 @@
+"""What a host sees: NBD targets and the attach side."""

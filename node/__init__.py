@@ -1,0 +1,1 @@
+"""One process: configuration, cache, journal, I/O path, control loop, daemon."""

@@ -1,0 +1,1 @@
+"""Workloads, checkers, faults and reports that run on sim or processes."""

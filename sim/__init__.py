@@ -1,0 +1,1 @@
+"""The discrete-event kernel, the virtual-time loop, simulated devices."""

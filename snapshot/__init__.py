@@ -1,0 +1,1 @@
+"""Exception tables, the snapshot tree, copy-on-write, differences."""

@@ -1,0 +1,1 @@
+"""Messages, frames, the bus and its kinds."""

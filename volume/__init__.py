@@ -1,0 +1,1 @@
+"""Physical disk, chunklet, RAID set, logical disk, virtual volume."""
