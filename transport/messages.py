@@ -1,0 +1,345 @@
+"""codec: every wire message in one place. Field order is the format; tags are never reused.
+
+Tags: 0x10 membership and leases, 0x20 replication, 0x30 state transfer, 0x40 consensus, 0x50 host
+I/O, 0x60 catalog and admin. `data` is bulk that travels beside the body. Host operations and
+replicated records are packed by `transport.operation` into `data`, many to a message: everything
+that one turn of the loop produced for one peer is one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from base.device import Buffer
+from transport.wire import wire
+
+Bulk = Buffer | Sequence[Buffer]
+
+
+@wire(tag=0x10)
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """Every node to every other, each beacon interval: I am alive, and what I heard last of you.
+
+    `number` grows within one incarnation. `heard_number` is the receiver's last beacon that the
+    sender has acknowledged; it is a lease when `lease` is set, running from the moment that the
+    receiver *sent* that beacon, on the receiver's clock (section 5, P4).
+    """
+
+    incarnation: int
+    number: int
+    heard_incarnation: int
+    heard_number: int
+    lease: bool
+    catalog_version: int
+
+
+@wire(tag=0x20)
+@dataclass(frozen=True, slots=True)
+class ReplicateBatch:
+    """Owner to copies: records of any number of regions, in order. `data`: packed records."""
+
+    incarnation: int  # of the sender
+    count: int
+    data: Bulk
+
+
+@wire(tag=0x21)
+@dataclass(frozen=True, slots=True)
+class ReplicateAcks:
+    """Copy to owner: for each (volume, region, epoch, seq, synced_seq): everything up to seq is
+    journalled here, and everything up to synced_seq survives a power cut."""
+
+    incarnation: int  # of the owner's life that the answer is for
+    acks: tuple[tuple[int, int, int, int, int], ...]
+
+
+@wire(tag=0x22)
+@dataclass(frozen=True, slots=True)
+class ReplicateRefused:
+    """Copy to owner: not taken. `reason`: see node.region_copy.Refusal. `epoch` and `prepared` are
+    the copy's own, so that the owner knows where to go on."""
+
+    incarnation: int
+    volume: int
+    region: int
+    epoch: int
+    prepared: int
+    reason: int
+
+
+@wire(tag=0x23)
+@dataclass(frozen=True, slots=True)
+class CommitPoints:
+    """Owner to copies when no record will carry it soon: (volume, region, epoch, committed)."""
+
+    points: tuple[tuple[int, int, int, int], ...]
+
+
+@wire(tag=0x24)
+@dataclass(frozen=True, slots=True)
+class SyncRequest:
+    """Make everything that this node has acknowledged survive a power cut. Reply: SyncReply."""
+
+    request: int
+
+
+@wire(tag=0x25)
+@dataclass(frozen=True, slots=True)
+class SyncReply:
+    """All that was acknowledged before the request is synced. A failed sync answers nothing."""
+
+    request: int
+
+
+@wire(tag=0x30)
+@dataclass(frozen=True, slots=True)
+class TransferBegin:
+    """Owner to joiner: start numbered session `session` on top of the prefix that ends with record
+    (base_epoch, base_seq). `data`: the owner's bitmap of allocated pages, one bit a page."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    base_epoch: int
+    base_seq: int
+    pages: int
+    data: Bulk
+
+
+@wire(tag=0x31)
+@dataclass(frozen=True, slots=True)
+class TransferReply:
+    """Joiner to owner. `outcome`: 0 begun empty, 1 already identical, 2 refused."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    outcome: int
+
+
+@wire(tag=0x32)
+@dataclass(frozen=True, slots=True)
+class TransferPages:
+    """Owner to joiner: whole pages as of `as_of`. `data`: the pages, in the order of `pages`."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    as_of: int
+    pages: tuple[int, ...]
+    data: Bulk
+
+
+@wire(tag=0x33)
+@dataclass(frozen=True, slots=True)
+class TransferPagesAck:
+    """Joiner to owner: these many pages of the session are held."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    pages: tuple[int, ...]
+
+
+@wire(tag=0x34)
+@dataclass(frozen=True, slots=True)
+class TransferEnd:
+    """Owner to joiner: every page was sent; make them survive a power cut. Reply: TransferEnded."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+
+
+@wire(tag=0x35)
+@dataclass(frozen=True, slots=True)
+class TransferEnded:
+    """Joiner to owner: the whole prefix of the session is held and synced."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+
+
+@wire(tag=0x40)
+@dataclass(frozen=True, slots=True)
+class RequestVote:
+    """Raft section 3.4 and 9.6: `pre` asks whether a vote would be granted, and changes nothing."""
+
+    term: int
+    candidate: int
+    last_log_index: int
+    last_log_term: int
+    pre: bool
+
+
+@wire(tag=0x41)
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """Answer to RequestVote of the same term and kind."""
+
+    term: int
+    voter: int
+    granted: bool
+    pre: bool
+
+
+@wire(tag=0x42)
+@dataclass(frozen=True, slots=True)
+class AppendEntries:
+    """Raft section 3.5. entries: (term, kind, payload). An empty one is a heartbeat.
+
+    `round_number` is echoed by the reply: check-quorum counts replies of recent rounds.
+    `voter` tells the receiver whether the leader counts it; a node with a blank store accepts
+    entries only as a learner.
+    """
+
+    term: int
+    leader: int
+    prev_index: int
+    prev_term: int
+    commit_index: int
+    round_number: int
+    voter: bool
+    entries: tuple[tuple[int, int, bytes], ...]
+
+
+@wire(tag=0x43)
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """match_index when ok; else the hint from which the leader should try. `blank`: the sender lost
+    its store and must leave the voters before it may count again."""
+
+    term: int
+    follower: int
+    ok: bool
+    match_index: int
+    hint_index: int
+    round_number: int
+    blank: bool
+
+
+@wire(tag=0x44)
+@dataclass(frozen=True, slots=True)
+class InstallSnapshot:
+    """Raft section 5: one piece of a snapshot of the catalog. Reply: SnapshotReply."""
+
+    term: int
+    leader: int
+    last_index: int
+    last_term: int
+    offset: int
+    total_bytes: int
+    voters: tuple[int, ...]
+    learners: tuple[int, ...]
+    voter: bool
+    data: Bulk
+
+
+@wire(tag=0x45)
+@dataclass(frozen=True, slots=True)
+class SnapshotReply:
+    """The next byte that the follower wants; `total_bytes` when it has it all."""
+
+    term: int
+    follower: int
+    last_index: int
+    next_offset: int
+
+
+@wire(tag=0x46)
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Raft section 3.10: the leader hands over; campaign at once."""
+
+    term: int
+    leader: int
+
+
+@wire(tag=0x47)
+@dataclass(frozen=True, slots=True)
+class ProposeRequest:
+    """Any node to the leader: put this catalog entry into the log. `request` is unique for the
+    sender's incarnation; a repeat has one effect. Reply: ProposeReply."""
+
+    request: int
+    entry: bytes
+
+
+@wire(tag=0x48)
+@dataclass(frozen=True, slots=True)
+class ProposeReply:
+    """outcome: 0 applied (result: msgpack), 1 refused (code, text), 2 not the leader (leader), 3
+    unknown: the leader lost its place before the entry committed."""
+
+    request: int
+    outcome: int
+    leader: int
+    index: int
+    code: str
+    text: str
+    result: bytes
+
+
+@wire(tag=0x49)
+@dataclass(frozen=True, slots=True)
+class ReportDown:
+    """Any node to the leader: I hear nothing of `about` (that life of it) for `silent_ms`. Repeated
+    until the catalog answers: while it is out, the reporter grants `about` no lease (P5)."""
+
+    about: int
+    about_incarnation: int
+    reporter_incarnation: int
+    silent_ms: int
+    link_broken: bool
+
+
+@wire(tag=0x50)
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """Ingress node or attached host to an owner: packed host requests. Answered one by one, in any
+    order, by HostReplies. `data`: see transport.operation.pack_request."""
+
+    count: int
+    data: Bulk
+
+
+@wire(tag=0x51)
+@dataclass(frozen=True, slots=True)
+class HostReplies:
+    """Owner to ingress: packed answers. `data`: see transport.operation.pack_reply."""
+
+    count: int
+    data: Bulk
+
+
+@wire(tag=0x60)
+@dataclass(frozen=True, slots=True)
+class AdminRequest:
+    """A question to one node: `call` with msgpack arguments. Reply: AdminReply."""
+
+    request: int
+    call: str
+    arguments: bytes
+
+
+@wire(tag=0x61)
+@dataclass(frozen=True, slots=True)
+class AdminReply:
+    """Empty code: `result` is msgpack. Else an error of base.errors by code and text."""
+
+    request: int
+    code: str
+    text: str
+    result: bytes
+
+
+Message = object  # any dataclass above; the registry in transport.wire knows them
