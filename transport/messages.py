@@ -72,9 +72,10 @@ class ReplicateRefused:
 @wire(tag=0x23)
 @dataclass(frozen=True, slots=True)
 class CommitPoints:
-    """Owner to copies when no record will carry it soon: (volume, region, epoch, committed)."""
+    """Owner to copies when no record will carry it soon: (volume, region, epoch, committed,
+    record epoch of the last committed record)."""
 
-    points: tuple[tuple[int, int, int, int], ...]
+    points: tuple[tuple[int, int, int, int, int], ...]
 
 
 @wire(tag=0x24)
