@@ -1,6 +1,6 @@
 """codec: every wire message in one place. Field order is the format; tags are never reused.
 
-Tags: 0x10 membership and leases, 0x20 replication, 0x30 state transfer, 0x40 consensus, 0x50 host
+Tags: 0x01 handshake of a link, before anything else; 0x10 membership and leases, 0x20 replication, 0x30 state transfer, 0x40 consensus, 0x50 host
 I/O, 0x60 catalog and admin. `data` is bulk that travels beside the body. Host operations and
 replicated records are packed by `transport.operation` into `data`, many to a message: everything
 that one turn of the loop produced for one peer is one message.
@@ -15,6 +15,55 @@ from base.device import Buffer
 from transport.wire import wire
 
 Bulk = Buffer | Sequence[Buffer]
+
+
+@wire(tag=0x01)
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Dialer to acceptor, first of all. `receiver` is -1 when the dialer knows only an address.
+    `last_session`: of this pair, as far as the dialer remembers. Reply: Challenge."""
+
+    cluster_id: str
+    sender: int
+    receiver: int
+    incarnation: int
+    last_session: int
+    nonce: bytes  # 32 bytes, never used before
+
+
+@wire(tag=0x02)
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Acceptor to dialer: prove that you know the secret. Reply: Proof."""
+
+    sender: int
+    incarnation: int
+    session: int
+    nonce: bytes  # 32 bytes, never used before
+
+
+@wire(tag=0x03)
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Dialer to acceptor: the MAC of the handshake in the dialer's role. Reply: Welcome."""
+
+    mac: bytes
+
+
+@wire(tag=0x04)
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Acceptor to dialer: the MAC of the handshake in the acceptor's role. The link is up."""
+
+    mac: bytes
+
+
+@wire(tag=0x05)
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Acceptor to dialer instead of an answer: why not. The connection ends."""
+
+    text: str
 
 
 @wire(tag=0x10)
@@ -106,7 +155,7 @@ class TransferBegin:
     session: int
     base_epoch: int
     base_seq: int
-    pages: int
+    clients: tuple[tuple[int, int, tuple[int, ...]], ...]  # (client, low, numbers): P10
     data: Bulk
 
 

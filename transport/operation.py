@@ -57,6 +57,7 @@ class Record:
         "dead",
         "epoch",
         "flags",
+        "header",
         "kind",
         "length",
         "low",
@@ -103,6 +104,7 @@ class Record:
         self.data_crc = data_crc
         self.cow_into = cow_into
         self.dead = False  # truncated: its journal acknowledgement means nothing any more
+        self.header = b""  # as last packed or as received: copies journal what they were sent
 
     def __repr__(self) -> str:
         return (
@@ -133,7 +135,8 @@ def pack_record(record: Record, epoch: int, committed: int) -> bytes:
         record.cow_into,
         record.data_crc,
     )
-    return _CRC.pack(_crc32c(rest)) + rest
+    record.header = header = _CRC.pack(_crc32c(rest)) + rest
+    return header
 
 
 def data_crc(data: Buffer) -> int:
@@ -172,6 +175,7 @@ def unpack_record(buffer: memoryview, at: int) -> tuple[Record, int, int, int]:
         volume, region, kind, flags, offset, length, client, number, low, buffer[end:stop],
         epoch=record_epoch, prev_epoch=prev_epoch, seq=seq, data_crc=crc, cow_into=cow_into,
     )  # fmt: skip
+    record.header = head
     return record, epoch, committed, stop
 
 
@@ -229,6 +233,7 @@ OK: Final = 0
 NOT_OWNER: Final = 1  # definite; `hint` is the owner by the answering node's catalog
 ERROR_DEFINITE: Final = 2
 ERROR_INDEFINITE: Final = 3
+MOVED: Final = 4  # the owner lost the region meanwhile: send the same again, unchanged
 
 
 def pack_reply(

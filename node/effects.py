@@ -1,0 +1,178 @@
+"""plan: what the step cores of a node ask their shell to do.
+
+Cores append to one list per node, in the order in which the shell must perform. One list for all
+regions, not one per call: a turn of the loop that commits sixteen records hands the shell one list.
+These objects live for one turn, so they are plain slotted classes, not frozen ones: freezing costs
+three times the construction on the hot path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from base.errors import StorageError
+from transport.operation import Record
+
+if TYPE_CHECKING:
+    from node.region_copy import RegionCopy
+
+Token = Any  # opaque to the cores: what the shell needs in order to answer
+
+
+class Store:
+    """Journal the record here when `journal`, and send it to `peers` as of the copy's epoch."""
+
+    __slots__ = ("copy", "journal", "peers", "record")
+
+    def __init__(
+        self, copy: RegionCopy, record: Record, peers: tuple[int, ...], journal: bool
+    ) -> None:
+        self.copy = copy
+        self.record = record
+        self.peers = peers
+        self.journal = journal
+
+
+class Apply:
+    """The record is committed: put it into cache and tables now, before anything that follows."""
+
+    __slots__ = ("copy", "record")
+
+    def __init__(self, copy: RegionCopy, record: Record) -> None:
+        self.copy = copy
+        self.record = record
+
+
+class Ack:
+    """Tell the owner how far this copy has journalled; the last one of a turn covers the others."""
+
+    __slots__ = ("copy", "peer", "seq", "synced")
+
+    def __init__(self, copy: RegionCopy, peer: int, seq: int, synced: int) -> None:
+        self.copy = copy
+        self.peer = peer
+        self.seq = seq
+        self.synced = synced
+
+
+class Reply:
+    """The host operation behind the token is over. error None: it took effect."""
+
+    __slots__ = ("error", "token")
+
+    def __init__(self, token: Token, error: StorageError | None) -> None:
+        self.token = token
+        self.error = error
+
+
+class Moved:
+    """The region left this node with the operation in flight: it must be sent again unchanged."""
+
+    __slots__ = ("owner", "token")
+
+    def __init__(self, token: Token, owner: int) -> None:
+        self.token = token
+        self.owner = owner
+
+
+class Resume:
+    """The region answers again: give the operation behind the token to it once more."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
+
+
+class SyncRecord:
+    """Sync the journal, then call `record_synced` of the copy with this record's seq."""
+
+    __slots__ = ("copy", "seq")
+
+    def __init__(self, copy: RegionCopy, seq: int) -> None:
+        self.copy = copy
+        self.seq = seq
+
+
+class Truncate:
+    """Journal that records of the region from `from_seq` on are void."""
+
+    __slots__ = ("copy", "from_seq")
+
+    def __init__(self, copy: RegionCopy, from_seq: int) -> None:
+        self.copy = copy
+        self.from_seq = from_seq
+
+
+class Send:
+    """Send a message to a node."""
+
+    __slots__ = ("message", "peer")
+
+    def __init__(self, peer: int, message: object) -> None:
+        self.peer = peer
+        self.message = message
+
+
+class SendBegin:
+    """Owner: send TransferBegin of this session to the joiner with the bitmap of the store."""
+
+    __slots__ = ("copy", "peer", "session")
+
+    def __init__(self, copy: RegionCopy, peer: int, session: int) -> None:
+        self.copy = copy
+        self.peer = peer
+        self.session = session
+
+
+class CopyPages:
+    """Owner: copy all allocated pages to the joiner in the background, then `pages_copied`."""
+
+    __slots__ = ("copy", "peer", "session")
+
+    def __init__(self, copy: RegionCopy, peer: int, session: int) -> None:
+        self.copy = copy
+        self.peer = peer
+        self.session = session
+
+
+class ResetRegion:
+    """Joiner: drop what the region holds and begin at (base_epoch, base_seq) with this bitmap."""
+
+    __slots__ = ("base_epoch", "base_seq", "bitmap", "copy", "session")
+
+    def __init__(
+        self, copy: RegionCopy, session: int, base_epoch: int, base_seq: int, bitmap: bytes
+    ) -> None:
+        self.copy = copy
+        self.session = session
+        self.base_epoch = base_epoch
+        self.base_seq = base_seq
+        self.bitmap = bitmap
+
+
+class EndTransfer:
+    """Joiner: sync all that the session brought, journal its end, then `transfer_synced`."""
+
+    __slots__ = ("copy", "session")
+
+    def __init__(self, copy: RegionCopy, session: int) -> None:
+        self.copy = copy
+        self.session = session
+
+
+class Admit:
+    """Owner: propose to the catalog that the joiner is in sync (again and again until known)."""
+
+    __slots__ = ("copy", "epoch", "joiner")
+
+    def __init__(self, copy: RegionCopy, epoch: int, joiner: int) -> None:
+        self.copy = copy
+        self.epoch = epoch
+        self.joiner = joiner
+
+
+Effect = (
+    Store | Apply | Ack | Reply | Moved | Resume | SyncRecord | Truncate | Send | SendBegin
+    | CopyPages | ResetRegion | EndTransfer | Admit
+)  # fmt: skip
