@@ -46,13 +46,15 @@ class Apply:
 class Ack:
     """Tell the owner how far this copy has journalled; the last one of a turn covers the others."""
 
-    __slots__ = ("copy", "peer", "seq", "synced")
+    __slots__ = ("copy", "epoch", "peer", "seq", "session", "synced")
 
-    def __init__(self, copy: RegionCopy, peer: int, seq: int, synced: int) -> None:
+    def __init__(self, copy: RegionCopy, peer: int, seq: int, synced: int, session: int) -> None:
         self.copy = copy
         self.peer = peer
+        self.epoch = copy.epoch
         self.seq = seq
         self.synced = synced
+        self.session = session  # of the state transfer, for a joiner; else 0
 
 
 class Reply:

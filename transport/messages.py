@@ -1,9 +1,10 @@
 """codec: every wire message in one place. Field order is the format; tags are never reused.
 
-Tags: 0x01 handshake of a link, before anything else; 0x10 membership and leases, 0x20 replication, 0x30 state transfer, 0x40 consensus, 0x50 host
-I/O, 0x60 catalog and admin. `data` is bulk that travels beside the body. Host operations and
-replicated records are packed by `transport.operation` into `data`, many to a message: everything
-that one turn of the loop produced for one peer is one message.
+Tags: 0x01 handshake of a link, before anything else; 0x10 membership and leases, 0x20 replication,
+0x30 state transfer, 0x40 consensus, 0x50 host I/O, 0x60 catalog and admin. `data` is bulk that
+travels beside the body. Host operations and replicated records are packed by `transport.operation`
+into `data`, many to a message: everything that one turn of the loop produced for one peer is one
+message.
 """
 
 from __future__ import annotations
@@ -97,11 +98,12 @@ class ReplicateBatch:
 @wire(tag=0x21)
 @dataclass(frozen=True, slots=True)
 class ReplicateAcks:
-    """Copy to owner: for each (volume, region, epoch, seq, synced_seq): everything up to seq is
-    journalled here, and everything up to synced_seq survives a power cut."""
+    """Copy to owner: for each (volume, region, epoch, seq, synced_seq, session): everything up to
+    seq is journalled here, and everything up to synced_seq survives a power cut. session: of the
+    state transfer when the sender is a joiner, else 0."""
 
     incarnation: int  # of the owner's life that the answer is for
-    acks: tuple[tuple[int, int, int, int, int], ...]
+    acks: tuple[tuple[int, int, int, int, int, int], ...]
 
 
 @wire(tag=0x22)

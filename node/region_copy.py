@@ -1,0 +1,731 @@
+"""step: the replication protocol of one copy of one region (section 5 of the design).
+
+Primary–backup as in PacificA, the configuration kept by the catalog. Every record has a name
+(record epoch, seq); equal names mean equal records and equal prefixes, because a copy takes a
+record only behind the one that the owner had before it. The rules that are easy to forget:
+
+- An owner commits when its own journal and *all* members have the record, a joiner included from
+  before its admission is proposed until the outcome is known (P2, P3).
+- Reads need a lease from every other member and from that joiner; the caller checks before the data
+  is fetched and again after (P4). `read_peers` says whose.
+- A new owner waits until every lease that this node granted to anyone has ended (`open_at_ns`) and
+  until all that it had prepared is committed under the new epoch (P9). Only then does it serve.
+- Within one epoch acknowledgements cover what was matched against this owner, not what happens to
+  lie in the journal: `matched` falls back to the commit point at each new epoch (P8).
+- A joiner takes the stream only on top of the prefix of a numbered session; a member refuses state
+  transfer; an older session is ignored (P8).
+- Operations are recognised by (client, number) after a failover (P10).
+
+Nothing here reads a clock, sends, or touches a disk: effects say what the shell must do, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from base.errors import NotOwner, RegionOffline
+from base.ids import NOBODY
+from node.client_table import ClientState, ClientTable
+from node.effects import (
+    Ack,
+    Admit,
+    Apply,
+    CopyPages,
+    Effect,
+    EndTransfer,
+    Moved,
+    Reply,
+    ResetRegion,
+    Resume,
+    Send,
+    SendBegin,
+    Store,
+    SyncRecord,
+    Token,
+    Truncate,
+)
+from transport.messages import (
+    ReplicateRefused,
+    TransferBegin,
+    TransferEnd,
+    TransferEnded,
+    TransferReply,
+)
+from transport.operation import SYNC, Record
+
+NONE, COPY, JOINER, OWNER = 0, 1, 2, 3
+ROLE_NAMES = ("none", "copy", "joiner", "owner")
+
+STALE, AHEAD, GAP, NOT_MEMBER = 1, 2, 3, 4  # why a record was refused
+
+PARKED_MAX = 256  # records of an epoch that this node's catalog does not know yet
+JOINER_LAG_MAX = 4096  # records that an owner keeps for a joiner; beyond, the session starts anew
+
+TRANSFER_IDLE, TRANSFER_ASKED, TRANSFER_COPYING, TRANSFER_ENDING, TRANSFER_ADMITTING = range(5)
+
+
+class RegionCopy:
+    """One copy of one region on this node. All positions are sequence numbers of the region."""
+
+    __slots__ = (
+        "_parked",
+        "acked",
+        "admitting",
+        "clients",
+        "commit_told",
+        "committed",
+        "committed_epoch",
+        "complete",
+        "effects",
+        "epoch",
+        "in_flight",
+        "joiner",
+        "journalled",
+        "log",
+        "log_base",
+        "matched",
+        "members",
+        "offline",
+        "open_at_ns",
+        "open_target",
+        "opening",
+        "others",
+        "owner",
+        "place",
+        "prepared",
+        "prepared_epoch",
+        "read_peers",
+        "region",
+        "required",
+        "role",
+        "self_id",
+        "serving",
+        "session",
+        "sole_synced",
+        "suspended",
+        "sync_asked",
+        "synced",
+        "synced_acked",
+        "tokens",
+        "transfer",
+        "volume",
+        "waiting",
+        "wants_sync_always",
+    )
+
+    def __init__(self, volume: int, region: int, self_id: int, effects: list[Effect]) -> None:
+        self.volume = volume
+        self.region = region
+        self.self_id = self_id
+        self.effects = effects
+        self.place: tuple[int, int] | None = None  # (LD, LD region): where its pages lie
+        # Configuration, from the catalog only.
+        self.epoch = 0
+        self.owner = int(NOBODY)
+        self.members: tuple[int, ...] = ()
+        self.joiner = int(NOBODY)
+        self.offline = False
+        self.role = NONE
+        self.wants_sync_always = False
+        self.sole_synced = False
+        self.suspended = False
+        # The sequence: log holds (log_base, prepared]; up to `committed` it is applied.
+        self.log: deque[Record] = deque()
+        self.log_base = 0
+        self.prepared = 0
+        self.prepared_epoch = 0
+        self.committed = 0
+        self.committed_epoch = 0
+        self.journalled = 0
+        self.synced = 0
+        self.matched = 0
+        self.complete = True  # False: a state transfer into this copy has not ended
+        self.clients = ClientTable()
+        self._parked: deque[tuple[int, int, Record, int]] = deque()
+        # Owner only.
+        self.others: tuple[int, ...] = ()  # every member but this node
+        self.required: tuple[int, ...] = ()  # whose acknowledgement a commit needs
+        self.read_peers: tuple[int, ...] = ()  # whose lease a read needs
+        self.acked: dict[int, int] = {}
+        self.synced_acked: dict[int, int] = {}
+        self.serving = False
+        self.opening = False
+        self.open_at_ns = 0
+        self.open_target = 0
+        self.tokens: dict[int, list[Token]] = {}
+        self.in_flight: dict[tuple[int, int], int] = {}
+        self.waiting: deque[Token] = deque()
+        self.commit_told = 0
+        self.sync_asked = 0
+        # State transfer, either side.
+        self.session = 0
+        self.transfer = TRANSFER_IDLE
+        self.admitting = False
+
+    # ------------------------------------------------------------------ recovery and configuration
+
+    def restore(
+        self,
+        *,
+        committed: int,
+        committed_epoch: int,
+        tail: list[Record],
+        clients: tuple[ClientState, ...],
+        complete: bool,
+    ) -> None:
+        """What the journal and checkpoint of an earlier life say. Role and epoch come from the
+        catalog. tail: records behind `committed`, in order, all journalled."""
+        assert self.role == NONE
+        self.committed = self.log_base = self.matched = committed
+        self.committed_epoch = committed_epoch
+        self.log = deque(tail)
+        self.prepared = self.journalled = committed + len(tail)
+        self.prepared_epoch = tail[-1].epoch if tail else committed_epoch
+        assert all(record.seq == committed + 1 + at for at, record in enumerate(tail))
+        self.clients = ClientTable(clients)
+        self.complete = complete
+
+    def configure(
+        self,
+        *,
+        epoch: int,
+        owner: int,
+        members: tuple[int, ...],
+        joiner: int,
+        offline: bool,
+        now_ns: int,
+        open_at_ns: int,
+        sole_synced: bool = False,
+        suspended: bool = False,
+    ) -> None:
+        """Take the configuration that the catalog has for this region now.
+
+        members: nodes in sync, ascending. open_at_ns: end of every lease that this node granted.
+        suspended: policy `suspend` with too few members: writes wait.
+        """
+        assert epoch >= self.epoch, (self, epoch)
+        previous_owner, previous_epoch = self.owner, self.epoch
+        previous_joiner = self.joiner
+        self.epoch = epoch
+        self.owner = owner
+        self.members = members
+        self.joiner = joiner
+        self.offline = offline
+        self.sole_synced = sole_synced
+        self.suspended = suspended
+        role = self._role_now()
+        if epoch == previous_epoch and role == self.role and joiner == previous_joiner:
+            return
+        if epoch != previous_epoch:
+            self.matched = self.committed
+            self.admitting = False
+            self.transfer = TRANSFER_IDLE
+        previous_role, self.role = self.role, role
+        if role == OWNER:
+            again = previous_role == OWNER and previous_owner == self.self_id
+            self._become_owner(again, epoch != previous_epoch, now_ns, open_at_ns)
+        else:
+            self._leave_ownership()
+            if role == NONE:
+                self._parked.clear()
+            else:
+                self._unpark()
+
+    def _role_now(self) -> int:
+        if self.self_id == self.owner and not self.offline:
+            return OWNER
+        if self.self_id in self.members and not self.offline:
+            return COPY
+        return JOINER if self.self_id == self.joiner else NONE
+
+    def retire(self) -> None:
+        """This life of the node ended (declared down): no role until the catalog gives one."""
+        self.role = NONE
+        self._leave_ownership()
+        self.owner = int(NOBODY)
+        self.session = 0
+        self.transfer = TRANSFER_IDLE
+        self.admitting = False
+        self._parked.clear()
+
+    def reset_place(self) -> None:
+        """The catalog gave this copy other space on disk: nothing of the old one is left."""
+        self.log.clear()
+        self.log_base = self.prepared = self.committed = self.journalled = self.synced = 0
+        self.prepared_epoch = self.committed_epoch = self.matched = 0
+        self.clients = ClientTable()
+        self.complete = True
+        self.session = 0
+
+    def _leave_ownership(self) -> None:
+        self.serving = self.opening = False
+        self.required = self.others = self.read_peers = ()
+        owner = self.owner
+        for seq in sorted(self.tokens):
+            for token in self.tokens[seq]:
+                self.effects.append(Moved(token, owner))
+        self.tokens.clear()
+        self.in_flight.clear()
+        while self.waiting:
+            self.effects.append(Resume(self.waiting.popleft()))
+        self.acked.clear()
+        self.synced_acked.clear()
+        self._trim_log()
+
+    def _become_owner(self, again: bool, new_epoch: bool, now_ns: int, open_at_ns: int) -> None:
+        self.others = tuple(node for node in self.members if node != self.self_id)
+        self._set_required()
+        if not new_epoch:
+            self._drive_transfer()
+            return
+        self.acked = {}
+        self.synced_acked = {}
+        self.sync_asked = 0
+        assert self.complete, (self, "a copy without its prefix cannot own a region")
+        if not again:
+            self.serving = False
+            self.opening = True
+            self.open_at_ns = open_at_ns
+            self.open_target = self.prepared
+            self.in_flight = {(record.client, record.number): record.seq for record in self._tail()}
+        # What is not committed goes out again under the new epoch, with the names it had (P9).
+        for record in self._tail():
+            self.effects.append(Store(self, record, self.others, journal=False))
+        self.commit_told = -1
+        self._commit()
+        self.advance(now_ns)
+        self._drive_transfer()
+
+    def _set_required(self) -> None:
+        joiner = (self.joiner,) if self.admitting else ()
+        self.required = self.others + joiner
+        self.read_peers = self.required
+
+    def _tail(self) -> list[Record]:
+        skip = self.committed - self.log_base
+        return [record for at, record in enumerate(self.log) if at >= skip]
+
+    # ------------------------------------------------------------------ host operations at owner
+
+    def write(self, record: Record, token: Token) -> None:
+        """A host operation (WRITE, ZERO, TRIM) for this region. The record has no place yet."""
+        if self.role != OWNER:
+            self.effects.append(Reply(token, self.refusal()))
+            return
+        if not self.serving or self.suspended:
+            self.waiting.append(token)
+            return
+        name = (record.client, record.number)
+        seq = self.in_flight.get(name)
+        if seq is not None:
+            self.tokens.setdefault(seq, []).append(token)
+            return
+        if name in self.clients:
+            self.effects.append(Reply(token, None))
+            return
+        seq = self.prepared + 1
+        record.seq = seq
+        record.epoch = self.epoch
+        record.prev_epoch = self.prepared_epoch
+        if self.wants_sync_always:
+            record.flags |= SYNC
+        self.prepared = seq
+        self.prepared_epoch = self.epoch
+        self.log.append(record)
+        self.in_flight[name] = seq
+        self.tokens[seq] = [token]
+        peers = self.others
+        if self.transfer > TRANSFER_ASKED:
+            peers = (*peers, self.joiner)
+            if seq - self.log_base > JOINER_LAG_MAX and self.log_base < self.committed:
+                self._restart_transfer()
+                peers = self.others
+        self.effects.append(Store(self, record, peers, journal=True))
+
+    def refusal(self) -> NotOwner | RegionOffline:
+        """Why this node does not serve the region."""
+        if self.offline:
+            waiting_for = ", ".join(f"n{node}" for node in self.members) or "an operator"
+            return RegionOffline(
+                volume=str(self.volume), region=self.region, waiting_for=waiting_for
+            )
+        return NotOwner(region=self.region, owner=self.owner)
+
+    def wait_until_serving(self, token: Token) -> None:
+        """A read that came while the region opens, or without a lease: resumed later."""
+        self.waiting.append(token)
+
+    def advance(self, now_ns: int) -> None:
+        """Open the region when its time has come and its inherited tail is committed."""
+        if self.opening and now_ns >= self.open_at_ns and self.committed >= self.open_target:
+            self.opening = False
+            self.serving = True
+            self._drive_transfer()
+        if self.serving:
+            self.resume()
+
+    def resume(self) -> None:
+        """Hand everything that waits back to the I/O path."""
+        for _ in range(len(self.waiting)):
+            self.effects.append(Resume(self.waiting.popleft()))
+
+    # ------------------------------------------------------------------ commit
+
+    def record_journalled(self, record: Record) -> None:
+        """The journal of this node holds the record: it survives the death of the process."""
+        if record.dead or record.seq <= self.log_base:
+            return
+        if record.seq > self.journalled:
+            self.journalled = record.seq
+        if self.role == OWNER:
+            self._commit()
+        elif self.role != NONE:
+            self._acknowledge()
+            if record.flags & SYNC:
+                self.effects.append(SyncRecord(self, record.seq))
+
+    def record_synced(self, seq: int) -> None:
+        """Every record up to seq survives a power cut here."""
+        self.synced = max(self.synced, min(seq, self.journalled))
+        if self.role == OWNER:
+            self._commit()
+        elif self.role != NONE:
+            self._acknowledge()
+
+    def peer_acknowledged(self, peer: int, epoch: int, seq: int, synced: int, session: int) -> None:
+        """A copy, or a joiner in this session, has journalled everything up to seq."""
+        if epoch != self.epoch or self.role != OWNER:
+            return
+        if session and (peer != self.joiner or session != self.session):
+            return  # an answer of a session that was given up
+        if seq > self.acked.get(peer, 0):
+            self.acked[peer] = min(seq, self.prepared)
+        if synced > self.synced_acked.get(peer, 0):
+            self.synced_acked[peer] = synced
+        self._commit()
+        if peer == self.joiner:
+            self._trim_log()
+            self._maybe_admit()
+
+    def _commit(self) -> None:
+        limit = self.journalled
+        acked = self.acked
+        for peer in self.required:
+            have = acked.get(peer, 0)
+            if have < limit:
+                limit = have
+        if limit <= self.committed:
+            return
+        sole = self.sole_synced
+        log = self.log
+        while self.committed < limit:
+            record = log[self.committed - self.log_base]
+            if (record.flags & SYNC or sole) and not self._is_synced(record.seq):
+                break
+            self._apply(record)
+            self.in_flight.pop((record.client, record.number), None)
+            tokens = self.tokens.pop(record.seq, None)
+            if tokens is not None:
+                for token in tokens:
+                    self.effects.append(Reply(token, None))
+        self._trim_log()
+
+    def _is_synced(self, seq: int) -> bool:
+        if self.synced < seq:
+            if self.sync_asked < seq:
+                self.sync_asked = self.journalled
+                self.effects.append(SyncRecord(self, self.journalled))
+            return False
+        return all(self.synced_acked.get(peer, 0) >= seq for peer in self.required)
+
+    def _apply(self, record: Record) -> None:
+        self.committed = record.seq
+        self.committed_epoch = record.epoch
+        self.clients.add(record.client, record.number, record.low)
+        self.effects.append(Apply(self, record))
+
+    def _trim_log(self) -> None:
+        keep = self.committed
+        if self.role == OWNER and self.transfer > TRANSFER_ASKED:
+            keep = min(keep, self.acked.get(self.joiner, self.log_base))
+        log = self.log
+        while self.log_base < keep:
+            log.popleft()
+            self.log_base += 1
+
+    # ------------------------------------------------------------------ records at a copy
+
+    def replicate(self, sender: int, record: Record, epoch: int, committed: int) -> None:
+        """A record from the owner, and how far it has committed."""
+        if epoch != self.epoch:
+            if epoch < self.epoch:
+                self._refuse(sender, STALE)
+            elif len(self._parked) < PARKED_MAX:
+                # The catalog of this node lags behind the owner's: take it when it has caught up.
+                self._parked.append((sender, epoch, record, committed))
+            else:
+                self._refuse(sender, AHEAD)
+            return
+        role = self.role
+        if sender != self.owner or (role != COPY and role != JOINER):
+            self._refuse(sender, NOT_MEMBER)
+            return
+        if role == JOINER and self.session == 0:
+            return  # without the prefix of a session there is nothing to put it on
+        seq = record.seq
+        if seq <= self.committed:
+            self._acknowledge()
+            return
+        if seq <= self.prepared:
+            held = self.log[seq - self.log_base - 1]
+            if held.epoch == record.epoch:
+                self.matched = max(self.matched, seq)
+                self._commit_up_to(committed)
+                self._acknowledge()
+                return
+            self._truncate(seq)
+        if seq != self.prepared + 1 or self._epoch_at(seq - 1) != record.prev_epoch:
+            self._refuse(sender, GAP)
+            return
+        self.log.append(record)
+        self.prepared = self.matched = seq
+        self.prepared_epoch = record.epoch
+        self.effects.append(Store(self, record, (), journal=True))
+        self._commit_up_to(committed)
+
+    def _epoch_at(self, seq: int) -> int:
+        if seq == self.committed:
+            return self.committed_epoch
+        return self.log[seq - self.log_base - 1].epoch
+
+    def _truncate(self, from_seq: int) -> None:
+        """Drop what was prepared from there on: the epoch that numbered it lost (P8)."""
+        assert from_seq > self.committed, (self, from_seq)
+        while self.prepared >= from_seq:
+            record = self.log.pop()
+            record.dead = True
+            self.prepared -= 1
+        self.journalled = min(self.journalled, self.prepared)
+        self.synced = min(self.synced, self.prepared)
+        self.matched = min(self.matched, self.prepared)
+        self.prepared_epoch = self.log[-1].epoch if self.log else self.committed_epoch
+        self.effects.append(Truncate(self, from_seq))
+
+    def commit_point(self, sender: int, epoch: int, committed: int, record_epoch: int) -> None:
+        """The owner has committed up to the record (record_epoch, committed)."""
+        if epoch != self.epoch or sender != self.owner or self.role in (OWNER, NONE):
+            return
+        if self.committed < committed <= self.prepared:
+            if self._epoch_at(committed) == record_epoch:
+                self.matched = max(self.matched, committed)
+            self._commit_up_to(committed)
+
+    def _commit_up_to(self, committed: int) -> None:
+        limit = min(committed, self.matched)
+        if limit <= self.committed:
+            return
+        while self.committed < limit:
+            self._apply(self.log[self.committed - self.log_base])
+        self._trim_log()
+
+    def _acknowledge(self) -> None:
+        seq = min(self.journalled, self.matched)
+        # Nothing beyond the commit point of an earlier epoch counts before it was matched.
+        session = self.session if self.role == JOINER else 0
+        self.effects.append(Ack(self, self.owner, seq, min(self.synced, seq), session))
+
+    def _refuse(self, sender: int, reason: int) -> None:
+        refused = ReplicateRefused(0, self.volume, self.region, self.epoch, self.matched, reason)
+        self.effects.append(Send(sender, refused))
+
+    def _unpark(self) -> None:
+        for _ in range(len(self._parked)):
+            sender, epoch, record, committed = self._parked.popleft()
+            if epoch >= self.epoch:
+                self.replicate(sender, record, epoch, committed)
+
+    # ------------------------------------------------------------------ lost messages at the owner
+
+    def refused(self, peer: int, epoch: int, prepared: int, reason: int) -> None:
+        """A copy did not take a record. Stale: the catalog will tell this node why."""
+        if self.role != OWNER or epoch != self.epoch or reason not in (GAP, AHEAD):
+            return
+        if peer == self.joiner and prepared < self.log_base:
+            self._restart_transfer()
+            return
+        self.resend(peer, prepared)
+
+    def link_reset(self, peer: int) -> None:
+        """A new session of the link to this peer: what was in flight on the old one is gone."""
+        if self.role != OWNER:
+            return
+        if peer in self.others:
+            self.resend(peer, self.acked.get(peer, 0))
+            self.commit_told = -1
+        elif peer == self.joiner:
+            self._restart_transfer()
+
+    def resend(self, peer: int, after: int) -> None:
+        """Send again what the log holds behind `after`."""
+        for record in self.log:
+            if record.seq > after:
+                self.effects.append(Store(self, record, (peer,), journal=False))
+
+    # ------------------------------------------------------------------ state transfer: owner
+
+    def _drive_transfer(self) -> None:
+        if self.role != OWNER or self.joiner == NOBODY:
+            self.transfer = TRANSFER_IDLE
+            self.admitting = False
+            self._set_required()
+            return
+        if self.transfer == TRANSFER_IDLE and self.serving:
+            self.transfer = TRANSFER_ASKED
+
+    def ask_transfer(self, session: int) -> None:
+        """Begin, or begin again, to fill the joiner, under a session number never used before."""
+        assert self.role == OWNER
+        assert session > self.session
+        self.session = session
+        self.admitting = False
+        self._set_required()
+        self.transfer = TRANSFER_COPYING
+        self.acked.pop(self.joiner, None)
+        self.synced_acked.pop(self.joiner, None)
+        self.log_base_to_committed()
+        self.effects.append(SendBegin(self, self.joiner, session))
+        for record in self._tail():
+            self.effects.append(Store(self, record, (self.joiner,), journal=False))
+
+    def log_base_to_committed(self) -> None:
+        """A new session starts at the commit point: what the last one still needed may go."""
+        while self.log_base < self.committed:
+            self.log.popleft()
+            self.log_base += 1
+
+    def _restart_transfer(self) -> None:
+        if self.transfer != TRANSFER_IDLE:
+            self.transfer = TRANSFER_ASKED
+            self.admitting = False
+            self._set_required()
+            self._commit()
+
+    def transfer_answered(self, peer: int, session: int, outcome: int) -> None:
+        """The joiner began empty (0), has the same already (1), or refused (2)."""
+        if self._not_this_session(peer, session):
+            return
+        if outcome == 0:
+            self.effects.append(CopyPages(self, peer, session))
+        elif outcome == 1:
+            self._start_admission()
+        else:
+            self.transfer = TRANSFER_ASKED
+
+    def pages_copied(self, peer: int, session: int) -> None:
+        """Every allocated page of the region has been acknowledged by the joiner."""
+        if not self._not_this_session(peer, session):
+            self.transfer = TRANSFER_ENDING
+            end = TransferEnd(self.volume, self.region, self.epoch, session)
+            self.effects.append(Send(peer, end))
+
+    def transfer_ended(self, peer: int, session: int) -> None:
+        """The joiner holds the prefix of the session, synced."""
+        if not self._not_this_session(peer, session):
+            self._start_admission()
+
+    def _not_this_session(self, peer: int, session: int) -> bool:
+        return (
+            self.role != OWNER
+            or peer != self.joiner
+            or session != self.session
+            or self.transfer <= TRANSFER_ASKED
+        )
+
+    def _start_admission(self) -> None:
+        # From here on commits and reads need the joiner, and only then may the catalog hear of it:
+        # else a write acknowledged between the commit of the admission and its arrival here would
+        # be lost with this owner (P2, P3).
+        self.transfer = TRANSFER_ADMITTING
+        self.admitting = True
+        self._set_required()
+        self._maybe_admit()
+
+    def _maybe_admit(self) -> None:
+        if self.admitting and self.acked.get(self.joiner, 0) >= self.committed:
+            self.effects.append(Admit(self, self.epoch, self.joiner))
+
+    # ------------------------------------------------------------------ state transfer: joiner
+
+    def transfer_begin(self, sender: int, message: TransferBegin) -> None:
+        """The owner starts a session. Refused by a member; ignored when it is an older one."""
+        outcome = 2
+        if (
+            message.epoch == self.epoch
+            and sender == self.owner
+            and self.role == JOINER
+            and message.session > self.session
+        ):
+            outcome = 1 if self._take_base(message) else 0
+        elif message.epoch == self.epoch and message.session == self.session and self.session:
+            return  # a delayed duplicate of the session that runs
+        reply = TransferReply(self.volume, self.region, message.epoch, message.session, outcome)
+        self.effects.append(Send(sender, reply))
+        if outcome != 2:
+            self._acknowledge()
+
+    def _take_base(self, message: TransferBegin) -> bool:
+        """Put this copy onto the base of a new session. True: it had exactly that already."""
+        base = message.base_seq
+        if self.complete and self.committed <= base <= self.prepared:
+            same = self._epoch_at(base) == message.base_epoch
+        else:
+            same = False
+        self.session = message.session
+        if same:
+            self.matched = base
+            self._commit_up_to(base)
+            if self.prepared > base:
+                self._truncate(base + 1)
+            return True
+        for record in self.log:
+            record.dead = True
+        self.log.clear()
+        self.log_base = self.prepared = self.committed = base
+        self.journalled = self.synced = self.matched = base
+        self.prepared_epoch = self.committed_epoch = message.base_epoch
+        self.clients = ClientTable(message.clients)
+        self.complete = False
+        bitmap = bytes(message.data)  # type: ignore[arg-type]
+        self.effects.append(ResetRegion(self, message.session, message.base_epoch, base, bitmap))
+        return False
+
+    def transfer_end(self, sender: int, message: TransferEnd) -> None:
+        """The owner has sent every page of the session."""
+        if (
+            message.epoch == self.epoch
+            and sender == self.owner
+            and self.role == JOINER
+            and message.session == self.session
+        ):
+            if self.complete:
+                ended = TransferEnded(self.volume, self.region, self.epoch, self.session)
+                self.effects.append(Send(sender, ended))
+            else:
+                self.effects.append(EndTransfer(self, self.session))
+
+    def transfer_synced(self, session: int) -> None:
+        """All that the session brought survives a power cut here."""
+        if session != self.session or self.role != JOINER or self.complete:
+            return
+        self.complete = True
+        ended = TransferEnded(self.volume, self.region, self.epoch, session)
+        self.effects.append(Send(self.owner, ended))
+        self._acknowledge()
+
+    # ------------------------------------------------------------------ for people
+
+    def __repr__(self) -> str:
+        return (
+            f"RegionCopy(n{self.self_id} v{self.volume} r{self.region} e{self.epoch} "
+            f"{ROLE_NAMES[self.role]} committed={self.committed} prepared={self.prepared})"
+        )
