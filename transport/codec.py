@@ -164,7 +164,7 @@ class FrameDecoder:
         self._receive_bytes = RECEIVE_BYTES
         self._resize(RECEIVE_BYTES)
 
-    def get_buffer(self, size_hint: int = -1) -> memoryview:
+    def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Where the next bytes of the connection go; never empty."""
         if self._direct is not None:
             return self._direct[self._direct_end :]

@@ -73,21 +73,32 @@ def _mac(secret: bytes, role: str, hello: Hello, challenge: Challenge) -> bytes:
 
 
 class Dialing:
-    """The end that dialled. `receiver`: whom we expect there, or ANYONE."""
+    """The end that dialled. `receiver`: whom we expect there, or ANYONE.
+
+    `last_session(peer)`: the newest session number known; of ANYONE, the newest with whomever.
+    `admits(peer)`: empty, or the reason why a link to that id is not wanted.
+    """
 
     def __init__(
-        self, identity: Identity, *, receiver: int, last_session: Callable[[int], int], nonce: bytes
+        self,
+        identity: Identity,
+        *,
+        receiver: int,
+        last_session: Callable[[int], int],
+        admits: Callable[[int], str],
+        nonce: bytes,
     ) -> None:
         assert len(nonce) == NONCE_BYTES
         self._identity = identity
         self._last_session = last_session
+        self._admits = admits
         self._challenge: Challenge | None = None
         self.hello = Hello(
             cluster_id=identity.cluster_id,
             sender=identity.self_id,
             receiver=receiver,
             incarnation=identity.incarnation,
-            last_session=last_session(receiver) if receiver != ANYONE else 0,
+            last_session=last_session(receiver),
             nonce=nonce,
         )
 
@@ -100,6 +111,9 @@ class Dialing:
                 raise AccessDenied(f"{message.sender} answers where {self.hello.receiver} should")
             if len(message.nonce) != NONCE_BYTES or not 0 < message.session < SESSION_MAX:
                 raise RemoteProtocolError("challenge with an impossible nonce or session")
+            reason = self._admits(message.sender)
+            if reason:
+                raise AccessDenied(reason)
             self._challenge = message
             return Proof(_mac(self._identity.secret, "dialer", self.hello, message))
         challenge = self._challenge

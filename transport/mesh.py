@@ -1,0 +1,158 @@
+"""shell: the mesh bus. TCP or Unix links, one per pair of nodes; attached hosts join as clients.
+
+The lower node id dials, so that a pair never has two links. A client dials every node it knows.
+What happens on a connection is `transport.link`; who may be at its end is `transport.handshake`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from base.errors import ConfigError
+from base.ids import NodeId
+from base.units import NODES_MAX
+from transport.bus import CLIENT_ID_END, CLIENT_ID_MIN, OnFailure, is_client
+from transport.handshake import ANYONE, Identity
+from transport.link import Address, Connection, LinkLimits, LinkTable, address_text
+
+SECRET_BYTES_MIN = 16
+
+
+def _check_common(cluster_id: str, secret: bytes) -> None:
+    if len(secret) < SECRET_BYTES_MIN:
+        raise ConfigError(f"secret: {len(secret)} bytes; at least {SECRET_BYTES_MIN} are needed")
+    if not 0 < len(cluster_id.encode()) <= 255:
+        raise ConfigError("cluster_id: must have 1 to 255 bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """A node's place in the mesh. `peers`: every other node and where it listens.
+
+    A TCP port of 0 in `listen` takes a free one: see `Mesh.listening`.
+    """
+
+    self_id: NodeId
+    incarnation: int
+    cluster_id: str
+    secret: bytes = field(repr=False)
+    listen: Address
+    peers: Mapping[NodeId, Address]
+    limits: LinkLimits = field(default_factory=LinkLimits)
+
+    def __post_init__(self) -> None:
+        _check_common(self.cluster_id, self.secret)
+        for node in (self.self_id, *self.peers):
+            if not 0 <= node < NODES_MAX:
+                raise ConfigError(f"peers: node id {node} is not one of 0..{NODES_MAX - 1}")
+        if self.self_id in self.peers:
+            raise ConfigError(f"peers: {self.self_id} is this node itself")
+
+
+@dataclass(frozen=True, slots=True)
+class MeshClientConfig:
+    """An attached host. `addresses`: where nodes listen; which node is where, the nodes say."""
+
+    cluster_id: str
+    secret: bytes = field(repr=False)
+    addresses: tuple[Address, ...]
+    limits: LinkLimits = field(default_factory=LinkLimits)
+
+    def __post_init__(self) -> None:
+        _check_common(self.cluster_id, self.secret)
+        if not 0 < len(self.addresses) <= NODES_MAX:
+            raise ConfigError(f"addresses: 1 to {NODES_MAX} are wanted")
+
+
+class Mesh(LinkTable):
+    """The `MessageBus` of a node.
+
+    rng: jitter of reconnecting only; nonces come from the system.
+    on_failure(name, error): a bug, in a receiver or here; the node is to stop.
+    """
+
+    def __init__(self, config: MeshConfig, *, rng: random.Random, on_failure: OnFailure) -> None:
+        identity = Identity(config.self_id, config.incarnation, config.cluster_id, config.secret)
+        super().__init__(identity, config.limits, rng, on_failure)
+        self._config = config
+        self._server: asyncio.Server | None = None
+        for peer in config.peers:
+            self._peaks[peer] = 0  # listed in the statistics from the start
+
+    async def start(self) -> None:
+        """Listen, and dial the higher ids. ConfigError when the address cannot be listened on."""
+        self.loop = asyncio.get_running_loop()
+        listen = self._config.listen
+        try:
+            if isinstance(listen, str):
+                self._server = await self.loop.create_unix_server(self._accept, listen)
+                os.chmod(listen, 0o600)
+            else:
+                self._server = await self.loop.create_server(self._accept, listen[0], listen[1])
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address_text(listen)}: {error}") from error
+        for peer in sorted(self._config.peers):
+            if peer > self.self_id:
+                self.keep_dialling(self._config.peers[peer], peer)
+
+    @property
+    def listening(self) -> Address:
+        """Where others reach this node; with the real port when the configured one was 0."""
+        listen = self._config.listen
+        if isinstance(listen, str):
+            return listen
+        assert self._server is not None
+        return (listen[0], int(self._server.sockets[0].getsockname()[1]))
+
+    def _accept(self) -> Connection:
+        return self.accepting(self._admits_dialer)
+
+    def _admits_dialer(self, peer: int) -> str:
+        if is_client(peer):
+            clients = sum(1 for linked in self._links if is_client(linked))
+            if clients >= self.limits.clients_max and peer not in self._links:
+                return f"{clients} clients are linked already"
+            return ""
+        if peer not in self._config.peers:
+            return f"node {peer} is not a peer of this one"
+        if peer > self.self_id:
+            return "the lower node id dials"
+        return ""
+
+    async def close(self) -> None:
+        """Stop listening, end all links. No callback comes any more."""
+        if self._server is not None:
+            self._server.close()
+        await super().close()
+        if self._server is not None:
+            await self._server.wait_closed()
+            if isinstance(self._config.listen, str):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._config.listen)
+
+
+class MeshClient(LinkTable):
+    """The `MessageBus` of an attached host: a link to every node that answers, under a random id.
+
+    rng: the id and the jitter; seed it from the system, or two hosts could be one.
+    """
+
+    def __init__(
+        self, config: MeshClientConfig, *, rng: random.Random, on_failure: OnFailure
+    ) -> None:
+        client_id = NodeId(rng.randrange(CLIENT_ID_MIN, CLIENT_ID_END))
+        # The id is drawn anew for each life, so the incarnation tells nothing more.
+        identity = Identity(client_id, 1, config.cluster_id, config.secret)
+        super().__init__(identity, config.limits, rng, on_failure)
+        self._config = config
+
+    async def start(self) -> None:
+        """Dial every address. Does not wait for links."""
+        self.loop = asyncio.get_running_loop()
+        for address in dict.fromkeys(self._config.addresses):
+            self.keep_dialling(address, ANYONE)
