@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from base.errors import StorageError
 from base.units import KiB
 from host.export import ALLOCATION, HOLE, ZERO, Hole, HostRequest, RequestKind, StatusResult
@@ -39,7 +41,8 @@ class MemoryVolume:
         self.fail_with: StorageError | None = None
         self.flushes = 0
         self.synced_writes = 0
-        self._bytes = memoryview(bytearray(size_bytes))
+        # Not a bytearray: that would touch every page of a large volume at once.
+        self._bytes = np.zeros(size_bytes, np.uint8).data
         self._used = bytearray(-(-size_bytes // _GRAIN_BYTES))  # 1: grain is allocated
 
     def submit(self, request: HostRequest) -> None:

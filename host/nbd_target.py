@@ -15,6 +15,7 @@ import socket
 import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -238,8 +239,8 @@ class _Connection(asyncio.BufferedProtocol):
     # -- what the loop calls --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         assert self._handshake is not None
+        transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
         self._transport = transport
         self._number, refusal = self._target.admit(self)
         if refusal is not None:
