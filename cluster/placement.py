@@ -1,7 +1,7 @@
 """plan: which nodes hold a region: a hash of (volume, region) over the live nodes [0058].
 
-Every region has a fixed order of preference of all nodes of the cluster; its copies go to the first
-live ones. So the loss of a node moves only the regions that it had, and they spread over all others.
+Every region has a fixed order of preference of all nodes of the cluster; its copies go to the
+first live ones. So the loss of a node moves only its own regions, and they spread over all others.
 The orders are balanced, not merely random: in every run of as many regions as there are nodes each
 node stands exactly once in each place of the order, so a volume of 64 regions is spread as evenly
 as one of 65,536. Everything is arrays of integers: one call for a volume of 1 TiB.
@@ -21,6 +21,7 @@ from base.units import NODES_MAX
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 
+_AT_ONCE: Final = 1 << 16  # regions placed at once: bounds the memory that it takes for a moment
 _PLACE_SALT: Final = 0x8F01_D5A1_0C0F_FEE5
 _TURN_SALT: Final = 0x51E5_77AB_2E8B_0001
 
@@ -124,6 +125,15 @@ def place(
     failure domain by node number. A place is NOBODY when too few failure domains are alive.
     pinned_owner: that node is the owner of all (tests and benchmarks); -1: by hash.
     """
+    if len(regions) > _AT_ONCE:
+        parts = [
+            place(
+                volume, regions[at : at + _AT_ONCE], copies, nodes=nodes, live=live,
+                domains=domains, pinned_owner=pinned_owner,
+            )
+            for at in range(0, len(regions), _AT_ONCE)
+        ]  # fmt: skip
+        return np.concatenate(parts)
     order = preferences(volume, regions, nodes)
     placed = np.full((len(regions), copies), NOBODY, dtype=np.uint8)
     members = np.zeros(len(regions), dtype=np.uint8)
@@ -138,20 +148,13 @@ def place(
     return placed
 
 
-def recruit_targets(
-    order: U8, allowed: U8, room: NDArray[np.int64], preferred: U8 | None = None
-) -> U8:
+def recruit_targets(order: U8, allowed: U8, room: NDArray[np.int64]) -> U8:
     """A node for one more copy of each region, NOBODY for those that must wait.
 
     order: the regions' preferences; allowed: bits of the nodes that each may go to; room: i64[8],
-    how many each node may take now. preferred: bits of allowed nodes that hold an older copy of the
-    region; such a region goes to one of them or waits, because bringing an older copy up to date
-    is cheaper than a new one and fills no space. Earlier regions go first.
+    how many each node may take now. Earlier regions go first.
     """
     left = room.copy()
-    if preferred is not None:
-        again = preferred & allowed
-        allowed = np.where(again != 0, again, allowed)
     chosen = np.full(len(order), NOBODY, dtype=np.uint8)
     for _ in range(NODES_MAX + 1):  # each turn fills at least one more node, or is the last
         open_mask = np.uint8(sum(1 << node for node in range(NODES_MAX) if left[node] > 0))

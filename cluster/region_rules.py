@@ -1,0 +1,267 @@
+"""plan: what an event does to the rows of one region table: which rows change, and to what.
+
+Each rule reads the columns of a whole volume and answers with a `RowChange`; nothing is written
+here. All rules keep these invariants, for every row:
+
+- online: the owner is in sync and every in-sync member is up in the catalog;
+- offline: nobody joins, and `in_sync` is the last in-sync set; only its members may open the row;
+- lost: offline with an empty `in_sync`: the last member came back with a blank store, so no node
+  holds what was acknowledged, and nothing but an operator's word can open the row again (if the
+  set still named that node, its next intact life would open an empty copy);
+- every change of owner or in-sync set, and every end of a join, is a new epoch: it fences whatever
+  was sent before (rules P1, P6, P8 of the protocol).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from base.ids import NOBODY
+from base.units import NODES_MAX
+from cluster.effects import Regions
+from cluster.placement import U8, first_of, spread_of
+from volume.region_table import RegionTable
+
+Bools = NDArray[np.bool_]
+Preferences = Callable[[Regions], U8]  # regions -> their orders of preference
+
+_NONE: Final[Regions] = np.zeros(0, dtype=np.intp)
+_LOWEST: Final[U8] = np.array(
+    [NOBODY] + [(mask & -mask).bit_length() - 1 for mask in range(1, 256)], dtype=np.uint8
+)
+
+
+@dataclass(slots=True)
+class RowChange:
+    """New values for some rows of one volume, each of which gets a new version.
+
+    `bump`: the epoch grows by one. `release_regions`, `release_nodes`: pairs whose stale slots are
+    to be given back afterwards. `reduced`: rows that go on with a copy that lost what it had not
+    synced. `lost`: rows that no node holds any more.
+    """
+
+    regions: Regions
+    owner: U8
+    in_sync: U8
+    joiner: U8
+    offline: Bools
+    bump: bool = True
+    release_regions: Regions = field(default_factory=lambda: _NONE)
+    release_nodes: U8 = field(default_factory=lambda: _NONE.astype(np.uint8))
+    reduced: Regions = field(default_factory=lambda: _NONE)
+    lost: Regions = field(default_factory=lambda: _NONE)
+
+
+def rows_as_they_are(table: RegionTable, regions: Regions) -> RowChange:
+    """A change that is none yet: copies of the rows' columns, for a rule to edit."""
+    return RowChange(
+        regions,
+        table.owner[regions],
+        table.in_sync[regions],
+        table.joiner[regions],
+        table.offline[regions],
+    )
+
+
+def bits_of(nodes: U8) -> U8:
+    """One bit for each node; none for NOBODY."""
+    return np.where(nodes < NODES_MAX, np.left_shift(1, nodes & 7), 0).astype(np.uint8)
+
+
+def _clear(mask: U8, node: int) -> U8:
+    return mask & np.uint8(~(1 << node) & 0xFF)
+
+
+def _heirs(candidates: U8, regions: Regions, preferences: Preferences) -> U8:
+    """The new owner of each region; NOBODY without a candidate. One survivor of a node must not
+    get all of its regions, so where there is a choice the placement makes it."""
+    heirs = _LOWEST[candidates]
+    several = np.flatnonzero(np.bitwise_count(candidates) > 1)
+    if len(several):
+        heirs[several] = first_of(preferences(regions[several]), candidates[several])
+    return heirs
+
+
+def node_down(table: RegionTable, node: int, up: int, preferences: Preferences) -> RowChange:
+    """The life of `node` is over. up: bits of the nodes that are up, without it.
+
+    Its copies keep their slots: a stale copy is cheaper to bring up to date than a new one.
+    """
+    bit = np.uint8(1 << node)
+    touched = ~table.offline & (((table.in_sync & bit) != 0) | (table.joiner == node))
+    change = rows_as_they_are(table, np.flatnonzero(touched))
+    change.joiner[change.joiner == node] = NOBODY
+    owned = np.flatnonzero(change.owner == node)
+    survivors = _clear(change.in_sync[owned], node) & np.uint8(up)
+    heirs = _heirs(survivors, change.regions[owned], preferences)
+    found = heirs != NOBODY
+    change.owner[owned[found]] = heirs[found]
+    # Nobody left in sync: the row waits for exactly the members that it had. The last owner's
+    # number stays for people to read.
+    closed = owned[~found]
+    change.offline[closed] = True
+    change.joiner[closed] = NOBODY
+    remains = ~change.offline
+    change.in_sync[remains] = _clear(change.in_sync[remains], node)
+    return change
+
+
+def node_up(
+    table: RegionTable,
+    node: int,
+    up: int,
+    preferences: Preferences,
+    *,
+    intact: bool,
+    blank: bool,
+) -> RowChange:
+    """A new life of `node` begins. up: bits of the other nodes that are up.
+
+    An intact store holds all it ever acknowledged: it stays where it was, under a new epoch, and
+    opens the rows that waited for it. A store that lost unsynced writes steps back where another
+    member is up, and where none is it is still the best there is: it goes on alone (`reduced`).
+    A blank store is nobody's copy: where it was the only member the row is lost.
+    """
+    bit = np.uint8(1 << node)
+    member = (table.in_sync & bit) != 0
+    change = rows_as_they_are(table, np.flatnonzero(member | (table.joiner == node)))
+    change.joiner[change.joiner == node] = NOBODY
+    mine = (change.in_sync & bit) != 0
+    others = _clear(change.in_sync, node)
+    others_up = others & np.uint8(up)
+    if blank:
+        _step_back(change, mine & (others != 0), node, others, others_up, preferences)
+        lost = mine & (others == 0)
+        change.owner[lost] = NOBODY
+        change.in_sync[lost] = 0
+        change.offline[lost] = True
+        change.joiner[lost] = NOBODY
+        change.lost = change.regions[lost]
+        return change
+    stays = mine
+    if not intact:
+        _step_back(change, mine & (others_up != 0), node, others, others_up, preferences)
+        stays = mine & (others_up == 0)
+        change.reduced = change.regions[stays]
+    # Members that are down when the row opens did not follow: they are not in sync any more.
+    opening = stays & (change.offline | (not intact))
+    change.in_sync[opening] = others_up[opening] | bit
+    change.owner[opening] = node
+    change.offline[opening] = False
+    return change
+
+
+def _step_back(
+    change: RowChange, rows: Bools, node: int, others: U8, others_up: U8, preferences: Preferences
+) -> None:
+    """`node` leaves the in-sync set of rows that have another member. Where no other member is up
+    the row waits for one of them (no history of these rules leads there: an offline row has one
+    member only)."""
+    change.in_sync[rows] = others[rows]
+    owned = np.flatnonzero(rows & ((change.owner == node) | change.offline))
+    alive = others_up[owned] != 0
+    candidates = np.where(alive, others_up[owned], others[owned])
+    change.owner[owned] = _heirs(candidates, change.regions[owned], preferences)
+    change.offline[owned] = ~alive
+    change.joiner[owned[~alive]] = NOBODY
+
+
+def cut_pair(table: RegionTable, first: int, second: int) -> RowChange:
+    """Two live nodes cannot talk. The owner of a row stays; of two that are not owner the lower."""
+    low, high = min(first, second), max(first, second)
+    both = np.uint8(1 << low | 1 << high)
+    members = ~table.offline & ((table.in_sync & both) == both)
+    joining = ((table.owner == low) & (table.joiner == high)) | (
+        (table.owner == high) & (table.joiner == low)
+    )
+    change = rows_as_they_are(table, np.flatnonzero(members | joining))
+    paired = (change.in_sync & both) == both
+    leaves = np.where(change.owner == high, low, high).astype(np.uint8)
+    change.in_sync = np.where(paired, change.in_sync & ~bits_of(leaves), change.in_sync)
+    ended = ((change.owner == low) & (change.joiner == high)) | (
+        (change.owner == high) & (change.joiner == low)
+    )
+    change.joiner[ended] = NOBODY
+    return change
+
+
+def recruit(
+    table: RegionTable,
+    regions: Regions,
+    nodes: U8,
+    copies: int,
+    up: int,
+    domains: tuple[int, ...],
+) -> RowChange:
+    """Rows that want a copy and may have it on the given node. No new epoch: nothing is fenced."""
+    regions, nodes = _first_mention(table, regions, nodes)
+    bit = bits_of(nodes)
+    in_sync = table.in_sync[regions]
+    fits = (
+        ~table.offline[regions]
+        & (table.joiner[regions] == NOBODY)
+        & (bit & np.uint8(up) & ~spread_of(in_sync, domains) != 0)
+        & (np.bitwise_count(in_sync) < copies)
+    )
+    regions, nodes = regions[fits], nodes[fits]
+    change = rows_as_they_are(table, regions)
+    change.joiner = nodes.copy()
+    change.bump = False
+    return change
+
+
+def _first_mention(table: RegionTable, regions: Regions, nodes: U8) -> tuple[Regions, U8]:
+    """Each region that exists once, ascending, with the node that was first given for it."""
+    unique, at = np.unique(regions, return_index=True)
+    known = unique < len(table)
+    return unique[known].astype(np.intp), nodes[at[known]]
+
+
+def matching(table: RegionTable, rows: NDArray[Any]) -> tuple[Regions, U8]:
+    """Regions and nodes of those packed rows that are online and still at the given epoch."""
+    unique, at = np.unique(rows["region"], return_index=True)
+    known = unique < len(table)
+    regions, rows = unique[known].astype(np.intp), rows[at[known]]
+    current = (table.epoch[regions] == rows["epoch"]) & ~table.offline[regions]
+    return regions[current], rows["node"][current]
+
+
+def admit(table: RegionTable, rows: NDArray[Any], copies: int) -> RowChange:
+    """Joiners become members. With enough of them, stale copies give their space back."""
+    regions, nodes = matching(table, rows)
+    joined = (table.joiner[regions] == nodes) & (nodes != NOBODY)
+    regions, nodes = regions[joined], nodes[joined]
+    change = rows_as_they_are(table, regions)
+    change.in_sync |= bits_of(nodes)
+    change.joiner[:] = NOBODY
+    # The joiner counts as used here, so what is stale now is stale afterwards too.
+    enough = np.bitwise_count(change.in_sync) >= copies
+    stale = table.stale_slots(regions[enough])
+    at, slot = np.nonzero(stale)
+    change.release_regions = regions[enough][at]
+    change.release_nodes = table.slot_node[change.release_regions, slot]
+    return change
+
+
+def cancel_joins(table: RegionTable, rows: NDArray[Any]) -> RowChange:
+    """Joins that end without a member."""
+    regions, nodes = matching(table, rows)
+    joined = (table.joiner[regions] == nodes) & (nodes != NOBODY)
+    change = rows_as_they_are(table, regions[joined])
+    change.joiner[:] = NOBODY
+    return change
+
+
+def move_owners(table: RegionTable, rows: NDArray[Any], up: int) -> RowChange:
+    """Another member that is up serves from now on."""
+    regions, nodes = matching(table, rows)
+    able = bits_of(nodes) & table.in_sync[regions] & np.uint8(up)
+    fits = (able != 0) & (table.owner[regions] != nodes)
+    change = rows_as_they_are(table, regions[fits])
+    change.owner = nodes[fits].copy()
+    return change
