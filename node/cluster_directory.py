@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -39,16 +40,11 @@ SECRET_BYTES: Final = 32
 _FIXED: Final = ("cluster.id", "cluster.data_directory", "disks", "journal.segment_bytes")
 
 
-def prepare(
-    directory: Path, *, config_file: Path | None, nodes: int | None, base_port: int | None
-) -> ClusterConfig:
-    """Make the directory ready to start nodes in, or say why not, changing nothing.
+def prepare(directory: Path, config: ClusterConfig) -> ClusterConfig:
+    """Write what is missing to start nodes: configuration, secret, token. ConfigError: it cannot.
 
-    The first call writes the configuration (from `config_file`, else the defaults), the secret and
-    the token. Later calls keep them; `config_file` may then change options, but not those that
-    describe what is on the disks. ConfigError, AlreadyExists.
+    The secret and the token of an earlier call are kept. Returns the configuration with an id.
     """
-    config = _choose(directory, config_file, nodes, base_port)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not config.cluster.id:
@@ -64,9 +60,18 @@ def prepare(
     return config
 
 
-def _choose(
-    directory: Path, config_file: Path | None, nodes: int | None, base_port: int | None
+def choose(
+    directory: Path,
+    *,
+    config_file: Path | None = None,
+    nodes: int | None = None,
+    base_port: int | None = None,
 ) -> ClusterConfig:
+    """The configuration to start with; changes nothing. ConfigError says why there is none.
+
+    A new directory takes `config_file`, else the defaults. A used one keeps its own; `config_file`
+    may change options, but not those that describe what is on the disks.
+    """
     own = directory / FILE_NAME
     if not own.exists():
         if config_file is not None:
@@ -145,6 +150,31 @@ def claim_node(config: NodeConfig) -> IO[str]:
     held = _claim(config.directory / LOCK_FILE, f"node {config.name} already runs")
     write_pid_file(config.directory / PID_FILE, os.getpid())
     return held
+
+
+def check_free(config: ClusterConfig, directory: Path) -> None:
+    """That no node of the cluster runs and nobody else has its ports. AlreadyExists, ConfigError.
+
+    A port may still be taken between this and its use; the node then says so itself.
+    """
+    for options in config.nodes:
+        node = node_config(config, directory, options.id)
+        _claim(node.directory / LOCK_FILE, f"node {node.name} already runs").close()
+        for key in ("mesh_port", "nbd_port", "admin_port"):
+            _check_port(options.host, getattr(options, key), f"node {node.name}: {key}")
+
+
+def _check_port(host: str, port: int, where: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"{where}: {host}:{port}: {getattr(error, 'strerror', None) or error};"
+                " choose other ports with --base-port or in the configuration"
+            ) from None
 
 
 def _claim(path: Path, refusal: str) -> IO[str]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import yaml
 from pydantic import Field, ValidationError, WithJsonSchema, model_validator
@@ -364,7 +364,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = cast(Any, self).peek_event()
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases are not allowed", event.start_mark
             )

@@ -1,0 +1,184 @@
+"""shell: the operations of the JSON API as one table: routes and document come from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from admin.view import (
+    REGIONS_MAX,
+    AddressMap,
+    GrowSpec,
+    NodeRow,
+    NodeView,
+    Ready,
+    RegionRow,
+    Removed,
+    Statistics,
+    Status,
+    VolumeRow,
+    VolumeSpec,
+    size_of,
+    volume_spec,
+)
+from base.errors import InvalidRequest
+
+OFFSET_MAX: Final = (1 << 63) - 1
+WAIT_MS_MAX: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, authenticated and parsed. Query values are checked against `Operation.query`."""
+
+    path: dict[str, str]
+    query: dict[str, int]
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryNumber:
+    """A whole number in the query string; without a default it must be given."""
+
+    name: str
+    least: int
+    most: int
+    default: int | None
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path. `answer` and `body` are types that a JSON schema can be made of."""
+
+    method: str
+    path: str
+    name: str
+    about: str
+    perform: Callable[[NodeView, Ask], Awaitable[object]]
+    answer: Any
+    body: Any = None
+    query: tuple[QueryNumber, ...] = ()
+    errors: tuple[str, ...] = field(default=())  # codes, beyond the ones that any may have
+    status: int = 200
+
+
+async def _status(view: NodeView, ask: Ask) -> object:
+    return await view.status()
+
+
+async def _nodes(view: NodeView, ask: Ask) -> object:
+    return await view.nodes()
+
+
+async def _volumes(view: NodeView, ask: Ask) -> object:
+    return await view.volumes()
+
+
+async def _volume(view: NodeView, ask: Ask) -> object:
+    return await view.volume(ask.path["name"])
+
+
+async def _create(view: NodeView, ask: Ask) -> object:
+    return await view.create_volume(volume_spec(ask.body))
+
+
+async def _grow(view: NodeView, ask: Ask) -> object:
+    for key in sorted(ask.body):
+        if key != "size_bytes":
+            raise InvalidRequest(f"{key}: is not a property; only size_bytes is")
+    if "size_bytes" not in ask.body:
+        raise InvalidRequest("size_bytes: is missing")
+    size_bytes = size_of(ask.body["size_bytes"], key="size_bytes")
+    return await view.grow_volume(ask.path["name"], size_bytes)
+
+
+async def _remove(view: NodeView, ask: Ask) -> object:
+    await view.remove_volume(ask.path["name"])
+    return {"name": ask.path["name"], "removed": True}
+
+
+async def _regions(view: NodeView, ask: Ask) -> object:
+    return await view.regions(ask.path["name"], ask.query["first"], ask.query["count"])
+
+
+async def _map(view: NodeView, ask: Ask) -> object:
+    return await view.map_address(ask.path["name"], ask.query["offset"])
+
+
+async def _statistics(view: NodeView, ask: Ask) -> object:
+    return await view.statistics()
+
+
+async def _ready(view: NodeView, ask: Ask) -> object:
+    status = await view.status()
+    ready = status["ready"]
+    if not ready and ask.query["wait_ms"]:
+        try:
+            async with asyncio.timeout(ask.query["wait_ms"] / 1000):
+                await view.wait_ready()
+            ready = True
+        except TimeoutError:
+            pass
+    return {"node": status["node"], "ready": ready}
+
+
+async def _stop(view: NodeView, ask: Ask) -> object:
+    status = await view.status()
+    await view.stop()
+    return {"node": status["node"], "ready": False}
+
+
+_CHANGES: Final = ("invalid", "no_quorum", "not_leader", "timeout")
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation("GET", "/v1/status", "status", "The cluster in a few numbers.", _status, Status),
+    Operation("GET", "/v1/nodes", "nodes", "Every node, by id.", _nodes, list[NodeRow]),
+    Operation(
+        "GET", "/v1/volumes", "volumes", "Every volume, by name.", _volumes, list[VolumeRow]
+    ),
+    Operation(
+        "POST", "/v1/volumes", "createVolume", "Create a volume. Sizes may be text, as 10GiB.",
+        _create, VolumeRow, body=VolumeSpec,
+        errors=(*_CHANGES, "exists", "not_found", "no_space"), status=201,
+    ),
+    Operation(
+        "GET", "/v1/volumes/{name}", "volume", "One volume.", _volume, VolumeRow,
+        errors=("not_found",),
+    ),
+    Operation(
+        "DELETE", "/v1/volumes/{name}", "removeVolume", "Remove a volume with its contents.",
+        _remove, Removed, errors=(*_CHANGES, "not_found"),
+    ),
+    Operation(
+        "POST", "/v1/volumes/{name}/grow", "growVolume", "Make a volume larger while it is used.",
+        _grow, VolumeRow, body=GrowSpec,
+        errors=(*_CHANGES, "not_found", "no_space"),
+    ),
+    Operation(
+        "GET", "/v1/volumes/{name}/regions", "regions", "Owner and copies of each region.",
+        _regions, list[RegionRow], errors=("invalid", "not_found"),
+        query=(
+            QueryNumber("first", 0, OFFSET_MAX, 0, "First region of the answer."),
+            QueryNumber("count", 1, REGIONS_MAX, 256, "Regions at most."),
+        ),
+    ),
+    Operation(
+        "GET", "/v1/volumes/{name}/map", "mapAddress", "Every physical place of one byte.",
+        _map, AddressMap, errors=("invalid", "not_found"),
+        query=(QueryNumber("offset", 0, OFFSET_MAX, None, "Byte offset in the volume."),),
+    ),
+    Operation(
+        "GET", "/v1/statistics", "statistics", "Counters of this node.", _statistics, Statistics
+    ),
+    Operation(
+        "GET", "/v1/ready", "ready", "Wait until this node serves hosts, or the time is over.",
+        _ready, Ready,
+        query=(QueryNumber("wait_ms", 0, WAIT_MS_MAX, 0, "Longest wait for the answer."),),
+    ),
+    Operation(
+        "POST", "/v1/stop", "stop", "Stop this node cleanly.", _stop, Ready, status=202
+    ),
+)  # fmt: skip
