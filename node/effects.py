@@ -178,3 +178,77 @@ Effect = (
     Store | Apply | Ack | Reply | Moved | Resume | SyncRecord | Truncate | Send | SendBegin
     | CopyPages | ResetRegion | EndTransfer | Admit
 )  # fmt: skip
+
+
+# ---------------------------------------------------------------- of the node, not of one region
+
+
+class OpenRegion:
+    """Make the place of this copy in the store: its LD region by the catalog."""
+
+    __slots__ = ("copy", "fresh")
+
+    def __init__(self, copy: RegionCopy, fresh: bool) -> None:
+        self.copy = copy
+        self.fresh = fresh  # nothing of an earlier use of this space may be seen
+
+
+class CloseRegion:
+    """The catalog gives this node no copy of the region any more: forget what it held."""
+
+    __slots__ = ("copy",)
+
+    def __init__(self, copy: RegionCopy) -> None:
+        self.copy = copy
+
+
+class PersistRaft:
+    """Sync this to the consensus store, then answer with `raft_persisted`. `request`: Persist."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+
+class Answer:
+    """A proposal of this node is over. error None: applied, with this result at this index."""
+
+    __slots__ = ("error", "index", "result", "token")
+
+    def __init__(self, token: Token, error: StorageError | None, index: int, result: Any) -> None:
+        self.token = token
+        self.error = error
+        self.index = index
+        self.result = result
+
+
+class TopologyChanged:
+    """Owners, volumes or nodes changed in the catalog that this node has applied."""
+
+    __slots__ = ()
+
+
+class NewLife:
+    """The catalog says that this life of the node is over, though it runs: persist a higher
+    incarnation, then call `begin_life` with it."""
+
+    __slots__ = ("above",)
+
+    def __init__(self, above: int) -> None:
+        self.above = above
+
+
+class Note:
+    """Something worth one line of the log: `noun.past_verb` and fields."""
+
+    __slots__ = ("event", "fields")
+
+    def __init__(self, event: str, **fields: object) -> None:
+        self.event = event
+        self.fields = fields
+
+
+NodeEffect = (
+    Effect | OpenRegion | CloseRegion | PersistRaft | Answer | TopologyChanged | NewLife | Note
+)

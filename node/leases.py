@@ -1,14 +1,14 @@
 """step: leases between nodes, carried by beacons (section 5, P4–P6).
 
-A beacon that another node has acknowledged is a lease from that node, for `lease_ns` from the moment
-at which the beacon was *sent*, on this node's clock. The acknowledgement rides on the other node's
-next beacon. A node that acknowledges notes until when the lease may be used, on its own clock and
-with its own longer time: `grace_ns` from the acknowledgement. Since lease × (1 + drift) is less than
-grace × (1 − drift), whoever waits for `granted_until_ns` waits long enough.
+A beacon that another node has acknowledged is a lease from that node, for `lease_ns` from the
+moment at which the beacon was *sent*, on this node's clock. The acknowledgement rides on the other
+node's next beacon. A node that acknowledges notes until when the lease may be used, on its own
+clock and with its own longer time: `grace_ns` from the acknowledgement. Since lease × (1 + drift)
+is less than grace × (1 − drift), whoever waits for `granted_until_ns` waits long enough.
 
 A lease is between nodes and covers every region that the two share. It is granted only to a beacon
-of the life that the catalog knows, whose sender has applied the last change of owners that this node
-has applied (`floor`), and never while this node has accused the sender before the catalog (P5).
+of the life that the catalog knows, whose sender has applied the last change of owners that this
+node has applied (`floor`), and never while this node accuses the sender (P5).
 """
 
 from __future__ import annotations

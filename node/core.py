@@ -1,0 +1,801 @@
+"""step: everything that one node decides, put together: consensus, catalog, membership, leases and
+the copies of regions. Its shell is `node.control_loop`; the kernel of the simulator drives it too.
+
+Each call takes the time and may append to `effects`; the caller performs them in order. Nothing is
+served before the catalog has taken in this life of the node (`active`): a restarted owner never
+goes on at its old epoch (P6).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+from cluster.membership import Membership
+
+from base.errors import NotOwner, StorageError, from_code
+from base.ids import NOBODY, NodeId
+from base.units import NS_PER_MS
+from cluster import raft_types as rt
+from cluster.catalog import Catalog, Liveness
+from cluster.consensus import Raft
+from cluster.effects import NodeChanged, PairCut, RegionsChanged, VolumeRemoved
+from cluster.entries import AdmitCopies, NodeUp, encode, pack_rows
+from node.effects import (
+    Admit,
+    Answer,
+    CloseRegion,
+    NewLife,
+    NodeEffect,
+    Note,
+    OpenRegion,
+    PersistRaft,
+    Reply,
+    Send,
+    Token,
+    TopologyChanged,
+)
+from node.leader import Leader
+from node.leases import LeaseTable
+from node.proposals import APPLIED, NOT_LEADER, REFUSED, UNKNOWN, Proposals
+from node.region_copy import (
+    OWNER,
+    TRANSFER_ASKED,
+    TRANSFER_IDLE,
+    RegionCopy,
+)
+from transport import messages as wire
+from transport.operation import Record
+
+COMMIT_POINT_NS = 40 * NS_PER_MS
+REPORT_NS = 100 * NS_PER_MS
+ADMIT_NS = 20 * NS_PER_MS
+ADMIT_RETRY_NS = 500 * NS_PER_MS
+TRANSFER_RETRY_NS = 2_000 * NS_PER_MS
+LEADER_NS = 100 * NS_PER_MS
+BUSY_TICK_NS = 20 * NS_PER_MS
+PROPOSAL_NS = 5_000 * NS_PER_MS
+
+MEMBERS_OF = tuple(tuple(node for node in range(8) if bits >> node & 1) for bits in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What a node decides by. Times in ns."""
+
+    beacon_ns: int = 80 * NS_PER_MS
+    durability_synced: bool = False
+    joins_max: int = 4  # state transfers that this node feeds at the same time
+    snapshot_entries: int = 512  # applied entries between two snapshots of the catalog
+    form_entry: bytes = b""  # what a leader of an unformed cluster proposes
+    recruit_after_ns: int = 200 * NS_PER_MS
+
+
+class NodeCore:
+    """All decisions of one node. See the module."""
+
+    def __init__(
+        self,
+        *,
+        self_id: int,
+        incarnation: int,
+        intact: bool,
+        blank: bool,
+        inventory: bytes,
+        raft: Raft,
+        catalog: Catalog,
+        membership: Membership,
+        leases: LeaseTable,
+        settings: CoreSettings,
+        effects: list[NodeEffect],
+        now_ns: int,
+    ) -> None:
+        self.self_id = self_id
+        self.incarnation = incarnation
+        self.intact = intact
+        self.blank = blank
+        self.inventory = inventory
+        self.raft = raft
+        self.catalog = catalog
+        self.membership = membership
+        self.leases = leases
+        self.settings = settings
+        self.effects = effects
+        self.active = False
+        self.leader_id: int = NOBODY
+        self.copies: dict[int, dict[int, RegionCopy]] = {}
+        self.commit_dirty: dict[RegionCopy, None] = {}
+        self.opening: dict[RegionCopy, None] = {}
+        self.waiting: dict[RegionCopy, None] = {}
+        self.transfers: dict[RegionCopy, int] = {}  # copy -> when its session last got on
+        self.open_at_ns = now_ns + leases.grace_ns
+        self.duties = Leader(self)
+        self.proposals = Proposals(effects, incarnation << 24)
+        self._links: dict[int, int] = {}
+        self._owners: dict[int, Any] = {}
+        self._sessions = incarnation << 24
+        self._tokens = incarnation << 24
+        self._raft_events: deque[rt.RaftEvent] = deque()
+        self._in_raft = False
+        self._raft_tokens: dict[int, tuple[int, int]] = {}  # token -> (peer or self, request)
+        self._applied: dict[int, Any] = {}
+        self._admits: dict[RegionCopy, int] = {}
+        self._suspects: dict[int, tuple[int, int, bool]] = {}
+        self._next_beacon_ns = now_ns
+        self._next_report_ns = now_ns
+        self._next_commit_ns = now_ns
+        self._next_admit_ns = now_ns
+        self._next_leader_ns = now_ns
+        self._joins_wanted = True
+        self._life_asked = False
+        self._compacted = catalog.version
+        self._on: dict[type[Any], Any] = {
+            wire.Beacon: self._on_beacon,
+            wire.ReplicateAcks: self._on_acks,
+            wire.ReplicateRefused: self._on_refused,
+            wire.CommitPoints: self._on_commit_points,
+            wire.TransferBegin: self._on_transfer_begin,
+            wire.TransferReply: self._on_transfer_reply,
+            wire.TransferEnd: self._on_transfer_end,
+            wire.TransferEnded: self._on_transfer_ended,
+            wire.ProposeRequest: self._on_propose_request,
+            wire.ProposeReply: self._on_propose_reply,
+            wire.ReportDown: self._on_report,
+        }
+        for kind in (
+            wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
+            wire.InstallSnapshot, wire.SnapshotReply, wire.TimeoutNow,
+        ):  # fmt: skip
+            self._on[kind] = self._on_raft_message
+
+    # ------------------------------------------------------------------ events
+
+    def message(self, peer: int, message: object, now_ns: int) -> None:
+        """A message that is not host I/O or bulk (those have calls of their own)."""
+        handle = self._on.get(type(message))
+        if handle is not None:
+            handle(peer, message, now_ns)
+
+    def link(self, peer: int, session: int, now_ns: int) -> None:
+        """The link to a node got this session number, or broke (0)."""
+        self._links[peer] = session
+        for effect in self.membership.link(NodeId(peer), session != 0, now_ns):
+            self._on_membership(effect, now_ns)
+        if not session:
+            if peer == self.leader_id:
+                self._raft(rt.PeerLost(NodeId(peer)), now_ns)
+            return
+        self._send_beacon(peer, now_ns)
+        for copy in self._all_copies():
+            copy.link_reset(peer)
+
+    def tick(self, now_ns: int) -> None:
+        """Time has passed. To be called at `next_tick_ns` or a little later."""
+        for effect in self.membership.tick(now_ns):
+            self._on_membership(effect, now_ns)
+        if now_ns >= self.raft.next_wake_ns:
+            self._raft(rt.TICK, now_ns)
+        if now_ns >= self._next_beacon_ns:
+            self._next_beacon_ns = now_ns + self.settings.beacon_ns
+            for peer in sorted(self._links):
+                if self._links[peer]:
+                    self._send_beacon(peer, now_ns)
+        if self.opening:
+            for copy in list(self.opening):
+                self._advance(copy, now_ns)
+        if self.waiting:
+            waiting, self.waiting = list(self.waiting), {}
+            for copy in waiting:
+                if copy.serving and not copy.suspended:
+                    copy.resume()
+                elif copy.waiting:
+                    self.waiting[copy] = None
+        if self.commit_dirty and now_ns >= self._next_commit_ns:
+            self._next_commit_ns = now_ns + COMMIT_POINT_NS
+            self._send_commit_points()
+        if self._suspects and now_ns >= self._next_report_ns:
+            self._next_report_ns = now_ns + REPORT_NS
+            self._send_reports(now_ns)
+        if self._admits and now_ns >= self._next_admit_ns:
+            self._next_admit_ns = now_ns + ADMIT_NS
+            self._propose_admissions(now_ns)
+        if self.active and (self._joins_wanted or self.transfers):
+            self._drive_transfers(now_ns)
+        if self.leader_id == self.self_id and now_ns >= self._next_leader_ns:
+            self._next_leader_ns = now_ns + LEADER_NS
+            self.duties.tick(now_ns)
+        if not self.active:
+            self._report_for_duty(now_ns)
+        self.proposals.tick(now_ns, self.leader_id, self.self_id)
+        self._propose_locally(now_ns)
+
+    def next_tick_ns(self, now_ns: int) -> int:
+        """When `tick` has something to do at the latest."""
+        due = min(self._next_beacon_ns, self.raft.next_wake_ns)
+        if self.leader_id == self.self_id:
+            due = min(due, self._next_leader_ns)
+        if (
+            self.commit_dirty
+            or self.opening
+            or self.waiting
+            or self._admits
+            or self.transfers
+            or not self.active
+            or len(self.proposals)
+        ):
+            due = min(due, now_ns + BUSY_TICK_NS)
+        for copy in self.opening:
+            due = min(due, copy.open_at_ns)
+        return max(due, now_ns)
+
+    def raft_persisted(self, number: int, now_ns: int) -> None:
+        """The consensus store has synced everything up to that request."""
+        self._raft(rt.Persisted(number), now_ns)
+
+    # ------------------------------------------------------------------ host I/O at the owner
+
+    def copy_for_host(self, volume: int, region: int, now_ns: int) -> RegionCopy | StorageError:
+        """The copy of this node when the catalog says that it owns the region; else why not."""
+        by_region = self.copies.get(volume)
+        copy = by_region.get(region) if by_region is not None else None
+        if copy is not None and copy.role == OWNER:
+            return copy
+        if not self.active:
+            return NotOwner(region=region, owner=NOBODY)
+        table = self._table(volume)
+        if table is None or region >= len(table):
+            return NotOwner(region=region, owner=NOBODY)
+        if copy is None and table.owner[region] == self.self_id and not table.offline[region]:
+            copy = self._instantiate(volume, region, now_ns)
+            if copy.role == OWNER:
+                return copy
+        if copy is not None:
+            return copy.refusal()
+        owner = NOBODY if table.offline[region] else int(table.owner[region])
+        return NotOwner(region=region, owner=owner)
+
+    def write(self, record: Record, token: Token, now_ns: int) -> None:
+        """A WRITE, ZERO or TRIM for a region that this node should own."""
+        copy = self.copy_for_host(record.volume, record.region, now_ns)
+        if isinstance(copy, StorageError):
+            self.effects.append(Reply(token, copy))
+            return
+        copy.write(record, token)
+        if copy.waiting:
+            self.waiting[copy] = None
+
+    def may_read(self, copy: RegionCopy, now_ns: int) -> bool:
+        """Whether the copy may answer a read at this moment. To be asked again with the data in
+        hand (P4)."""
+        return copy.serving and self.leases.holds(copy.read_peers, now_ns)
+
+    def wait_to_read(self, copy: RegionCopy, token: Token) -> None:
+        """The read must wait for the region to open or for a lease: it is resumed."""
+        copy.wait_until_serving(token)
+        self.waiting[copy] = None
+
+    # ------------------------------------------------------------------ copies
+
+    def _all_copies(self) -> list[RegionCopy]:
+        return [copy for by_region in self.copies.values() for copy in by_region.values()]
+
+    def restore_copy(self, volume: int, region: int, **state: Any) -> RegionCopy:
+        """A region of which the store of this node knows from an earlier life."""
+        copy = RegionCopy(volume, region, self.self_id, self.effects)  # type: ignore[arg-type]
+        copy.wants_sync_always = self.settings.durability_synced
+        copy.restore(**state)
+        self.copies.setdefault(volume, {})[region] = copy
+        return copy
+
+    def _instantiate(self, volume: int, region: int, now_ns: int) -> RegionCopy:
+        copy = RegionCopy(volume, region, self.self_id, self.effects)  # type: ignore[arg-type]
+        copy.wants_sync_always = self.settings.durability_synced
+        self.copies.setdefault(volume, {})[region] = copy
+        self._configure(copy, now_ns)
+        return copy
+
+    def copy_at(self, volume: int, region: int, now_ns: int) -> RegionCopy | None:
+        """The copy of this node for a message of a peer, made when the catalog gives it one."""
+        by_region = self.copies.get(volume)
+        copy = by_region.get(region) if by_region is not None else None
+        if copy is not None or not self.active:
+            return copy
+        table = self._table(volume)
+        if table is None or region >= len(table) or table.slot_of(region, self.self_id) < 0:
+            return None
+        return self._instantiate(volume, region, now_ns)
+
+    def _table(self, volume: int) -> Any:
+        manager = self.catalog.volume_manager
+        return manager.volume(volume).table if manager.has_volume(volume) else None
+
+    def _configure(self, copy: RegionCopy, now_ns: int) -> None:
+        """Give the copy the configuration that the catalog has for it now."""
+        virtual = self.catalog.volume_manager.volume(copy.volume)
+        row = virtual.table.row(copy.region, self.self_id)
+        if row.ld < 0:
+            self._drop(copy)
+            return
+        place = (row.ld, row.ld_region)
+        if copy.place != place:
+            fresh = copy.place is not None or copy.prepared == 0
+            if copy.place is not None:
+                copy.reset_place()
+            copy.place = place
+            self.effects.append(OpenRegion(copy, fresh))
+        members = MEMBERS_OF[row.in_sync]
+        sole = len(members) == 1 and virtual.copies > 1
+        copy.configure(
+            epoch=row.epoch,
+            owner=row.owner,
+            members=members,
+            joiner=row.joiner,
+            offline=row.offline,
+            now_ns=now_ns,
+            open_at_ns=self.open_at_ns,
+            sole_synced=sole and virtual.policy == "synced",
+            suspended=sole and virtual.policy == "suspend",
+        )
+        if copy.opening:
+            self.opening[copy] = None
+        if copy.role == OWNER:
+            self.commit_dirty[copy] = None
+            if copy.waiting:
+                self.waiting[copy] = None
+        if copy.role == OWNER and copy.transfer != TRANSFER_IDLE:
+            self.transfers.setdefault(copy, now_ns)
+        else:
+            self.transfers.pop(copy, None)
+        self._admits.pop(copy, None)
+
+    def _drop(self, copy: RegionCopy) -> None:
+        copy.retire()
+        self.copies[copy.volume].pop(copy.region, None)
+        for table in (self.opening, self.waiting, self.commit_dirty, self.transfers, self._admits):
+            table.pop(copy, None)
+        self.effects.append(CloseRegion(copy))
+
+    def _advance(self, copy: RegionCopy, now_ns: int) -> None:
+        copy.advance(now_ns)
+        if copy.serving or not copy.opening:
+            self.opening.pop(copy, None)
+        if copy.serving:
+            self.effects.append(
+                Note("region.opened", volume=copy.volume, region=copy.region, epoch=copy.epoch)
+            )
+            if copy.transfer == TRANSFER_ASKED:
+                self.transfers.setdefault(copy, now_ns)
+
+    def _send_commit_points(self) -> None:
+        dirty, self.commit_dirty = self.commit_dirty, {}
+        points: dict[int, list[tuple[int, int, int, int, int]]] = {}
+        for copy in dirty:
+            if copy.role != OWNER or copy.commit_told >= copy.committed:
+                continue
+            copy.commit_told = copy.committed
+            point = (copy.volume, copy.region, copy.epoch, copy.committed, copy.committed_epoch)
+            peers = copy.others
+            if copy.transfer > TRANSFER_ASKED and copy.joiner not in peers:
+                peers = (*peers, copy.joiner)
+            for peer in peers:
+                points.setdefault(peer, []).append(point)
+        for peer in sorted(points):
+            self.effects.append(Send(peer, wire.CommitPoints(tuple(points[peer]))))
+
+    # ------------------------------------------------------------------ state transfer
+
+    def _drive_transfers(self, now_ns: int) -> None:
+        """Begin sessions within the limit, and begin again those that do not get on."""
+        if self._joins_wanted and len(self.transfers) < self.settings.joins_max:
+            self._find_joins(now_ns)
+        running = 0
+        for copy in list(self.transfers):
+            if copy.role != OWNER or copy.joiner == NOBODY:
+                self.transfers.pop(copy)
+                continue
+            if copy.transfer > TRANSFER_ASKED and (
+                copy.admitting or now_ns - self.transfers[copy] < TRANSFER_RETRY_NS
+            ):
+                running += 1
+                continue
+            if copy.serving and running < self.settings.joins_max:
+                running += 1
+                self.transfers[copy] = now_ns
+                self._sessions += 1
+                copy.ask_transfer(self._sessions)
+
+    def _find_joins(self, now_ns: int) -> None:
+        """Make copies for joiners that wait, up to the limit: a volume of 1 TiB has thousands."""
+        room = self.settings.joins_max - len(self.transfers)
+        found = False
+        for volume in self.catalog.volume_manager.list_volumes():
+            table = volume.table
+            rows = np.flatnonzero(
+                (table.owner == self.self_id) & (table.joiner != NOBODY) & ~table.offline
+            )
+            for region in rows.tolist():
+                copy = self.copy_for_host(int(volume.volume), region, now_ns)
+                if not isinstance(copy, RegionCopy) or copy in self.transfers:
+                    continue
+                found = True
+                if room <= 0:
+                    return
+                if copy.transfer == TRANSFER_IDLE and copy.serving:
+                    copy.advance(now_ns)
+                if copy.transfer != TRANSFER_IDLE:
+                    room -= 1
+                    self.transfers[copy] = now_ns
+        self._joins_wanted = found
+
+    def transfer_alive(self, copy: RegionCopy, now_ns: int) -> None:
+        """The session of this copy got on: its joiner has acknowledged something."""
+        if copy in self.transfers:
+            self.transfers[copy] = now_ns
+
+    def pages_copied(self, copy: RegionCopy, peer: int, session: int, now_ns: int) -> None:
+        """The shell has copied every page of the session."""
+        self.transfer_alive(copy, now_ns)
+        copy.pages_copied(peer, session)
+
+    def admit(self, effect: Admit) -> None:
+        """Performed by the core itself: admissions of many regions are one entry."""
+        self._admits.setdefault(effect.copy, 0)
+
+    def _propose_admissions(self, now_ns: int) -> None:
+        due: dict[int, list[RegionCopy]] = {}
+        for copy, asked_ns in list(self._admits.items()):
+            if copy.role != OWNER or not copy.admitting:
+                del self._admits[copy]
+            elif asked_ns == 0 or now_ns - asked_ns >= ADMIT_RETRY_NS:
+                self._admits[copy] = now_ns
+                due.setdefault(copy.volume, []).append(copy)
+        for volume in sorted(due):
+            copies = due[volume]
+            rows = pack_rows(
+                [copy.region for copy in copies],
+                [copy.joiner for copy in copies],
+                [copy.epoch for copy in copies],
+            )
+            self.propose(encode(AdmitCopies(volume, rows)), None, now_ns, repeatable=True)
+
+    # ------------------------------------------------------------------ catalog
+
+    def propose(
+        self,
+        entry: bytes,
+        token: Token,
+        now_ns: int,
+        *,
+        timeout_ns: int = PROPOSAL_NS,
+        repeatable: bool = False,
+    ) -> None:
+        """Put an entry to the catalog. token None: nobody waits for the answer."""
+        self.proposals.propose(
+            token,
+            entry,
+            now_ns=now_ns,
+            deadline_ns=now_ns + timeout_ns,
+            leader=self.leader_id,
+            self_id=self.self_id,
+            repeatable=repeatable,
+        )
+        self._propose_locally(now_ns)
+
+    def _propose_locally(self, now_ns: int) -> None:
+        while self.proposals.local:
+            request, entry = self.proposals.local.pop(0)
+            self._take_proposal(self.self_id, request, entry, now_ns)
+
+    def _take_proposal(self, peer: int, request: int, entry: bytes, now_ns: int) -> None:
+        self._tokens += 1
+        self._raft_tokens[self._tokens] = (peer, request)
+        self._raft(rt.Propose(self._tokens, entry), now_ns)
+
+    def _on_propose_request(self, peer: int, message: wire.ProposeRequest, now_ns: int) -> None:
+        self._take_proposal(peer, message.request, message.entry, now_ns)
+
+    def _on_propose_reply(self, peer: int, message: wire.ProposeReply, now_ns: int) -> None:
+        error = None
+        result = None
+        if message.outcome == REFUSED:
+            error = from_code(message.code, message.text)
+        elif message.outcome == APPLIED:
+            result = msgpack.unpackb(message.result)
+        self.proposals.answered(message, error, result)
+
+    def _answer_proposal(self, token: int, outcome: int, index: int, now_ns: int) -> None:
+        destination = self._raft_tokens.pop(token, None)
+        if destination is None:
+            return
+        peer, request = destination
+        code = text = ""
+        result: Any = None
+        applied = self._applied.pop(index, None) if index else None
+        if outcome == APPLIED:
+            assert applied is not None, index
+            if applied.refusal is not None:
+                outcome = REFUSED
+                code, text = applied.refusal
+            result = applied.result
+        packed: bytes = msgpack.packb(result)
+        reply = wire.ProposeReply(request, outcome, self.leader_id, index, code, text, packed)
+        if peer == self.self_id:
+            self._on_propose_reply(peer, reply, now_ns)
+        else:
+            self.effects.append(Send(peer, reply))
+
+    def _raft(self, event: rt.RaftEvent, now_ns: int) -> None:
+        self._raft_events.append(event)
+        if self._in_raft:
+            return  # what an effect asks of consensus waits for the effects that stand before it
+        self._in_raft = True
+        while self._raft_events:
+            for effect in self.raft.step(now_ns, self._raft_events.popleft()):
+                self._on_raft_effect(effect, now_ns)
+        self._in_raft = False
+
+    def change_members(self, token: int, change: rt.MemberChange, now_ns: int) -> None:
+        """The leader changes who votes; nobody waits for the outcome, it is tried again."""
+        self._raft(rt.ProposeMembers(token, change), now_ns)
+
+    def _on_raft_effect(self, effect: rt.RaftEffect, now_ns: int) -> None:
+        if isinstance(effect, rt.SendTo):
+            self.effects.append(Send(effect.peer, effect.message))
+        elif isinstance(effect, rt.Persist):
+            self.effects.append(PersistRaft(effect))
+        elif isinstance(effect, rt.Apply):
+            self._apply_entry(effect.index, effect.payload, now_ns)
+        elif isinstance(effect, rt.ApplySnapshot):
+            self._apply_snapshot(effect.index, effect.snapshot, now_ns)
+        elif isinstance(effect, rt.ProposalDone):
+            self._answer_proposal(effect.token, APPLIED, effect.index, now_ns)
+        elif isinstance(effect, rt.ProposalLost):
+            self._answer_proposal(effect.token, UNKNOWN, 0, now_ns)
+        elif isinstance(effect, rt.ProposalRefused):
+            self._answer_proposal(effect.token, NOT_LEADER, 0, now_ns)
+        elif isinstance(effect, rt.LeaderChanged):
+            self.leader_id = int(effect.leader)
+        elif isinstance(effect, rt.BecameLeader):
+            self.effects.append(Note("leader.elected", term=effect.term))
+            self.duties.begin(now_ns)
+        elif isinstance(effect, rt.MembersChanged):
+            self.effects.append(
+                Note("voters.changed", voters=list(effect.voters), learners=list(effect.learners))
+            )
+
+    def _apply_entry(self, index: int, payload: bytes, now_ns: int) -> None:
+        applied = self.catalog.apply(index, payload)
+        if self.raft.is_leader:
+            self._applied[index] = applied
+            if len(self._applied) > 4096:
+                del self._applied[next(iter(self._applied))]
+        for effect in applied.effects:
+            if isinstance(effect, RegionsChanged):
+                self._on_regions_changed(effect.volume, index, now_ns)
+            elif isinstance(effect, VolumeRemoved):
+                for copy in list(self.copies.get(effect.volume, {}).values()):
+                    self._drop(copy)
+                self.copies.pop(effect.volume, None)
+                self._owners.pop(effect.volume, None)
+            elif isinstance(effect, NodeChanged):
+                self._on_node_changed(effect.node, index, now_ns)
+            elif isinstance(effect, PairCut) and self.self_id in (effect.first, effect.second):
+                other = effect.second if effect.first == self.self_id else effect.first
+                self.leases.answered(other)
+        if applied.effects:
+            self.effects.append(TopologyChanged())
+        if index - self._compacted >= self.settings.snapshot_entries:
+            self._compacted = index
+            self._raft(rt.Compacted(index, self.catalog.to_bytes()), now_ns)
+
+    def _apply_snapshot(self, index: int, data: bytes, now_ns: int) -> None:
+        self.catalog = Catalog.from_bytes(data)
+        self._compacted = index
+        self.leases.floor = index
+        self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
+        for peer in self.leases.withheld():
+            self.leases.answered(peer)
+        self._joins_wanted = True
+        for volume in sorted(self.copies):
+            if not self.catalog.volume_manager.has_volume(volume):
+                for copy in list(self.copies[volume].values()):
+                    self._drop(copy)
+                del self.copies[volume]
+        self._owners.clear()
+        self._on_node_changed(self.self_id, index, now_ns)
+        if self.active:
+            for copy in self._all_copies():
+                self._configure(copy, now_ns)
+        self.effects.append(TopologyChanged())
+
+    def _on_regions_changed(self, volume: int, index: int, now_ns: int) -> None:
+        table = self._table(volume)
+        owners = self._owners.get(volume)
+        if owners is None or len(owners) != len(table) or not np.array_equal(owners, table.owner):
+            # Somebody lost ownership: whoever has not applied this gets no lease from here any
+            # more, and what this node now owns opens only after all leases that it ever granted.
+            if owners is not None:
+                self.leases.floor = index
+                self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
+            self._owners[volume] = table.owner.copy()
+        self._joins_wanted = True
+        if not self.active:
+            return
+        version = table.version
+        for copy in list(self.copies.get(volume, {}).values()):
+            if version[copy.region] == index:
+                self._configure(copy, now_ns)
+
+    def _on_node_changed(self, node: int, index: int, now_ns: int) -> None:
+        self.leases.answered(node)
+        self._suspects.pop(node, None)
+        if node != self.self_id:
+            return
+        state = self.catalog.node_state(NodeId(node))
+        if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
+            if not self.active:
+                self.active = True
+                self._life_asked = False
+                self.effects.append(Note("node.joined", incarnation=self.incarnation))
+                for copy in self._all_copies():
+                    if self.catalog.volume_manager.has_volume(copy.volume):
+                        self._configure(copy, now_ns)
+                    else:
+                        self._drop(copy)
+        elif state.incarnation >= self.incarnation and not self._life_asked:
+            # Declared down, or overtaken: this life may not go on, its data may (P6).
+            self._life_asked = True
+            self.active = False
+            for copy in self._all_copies():
+                copy.retire()
+            self.opening.clear()
+            self.transfers.clear()
+            self._admits.clear()
+            self.effects.append(NewLife(state.incarnation))
+
+    def begin_life(self, incarnation: int, now_ns: int) -> None:
+        """The shell has persisted a higher incarnation: report in under it."""
+        assert incarnation > self.incarnation
+        self.incarnation = incarnation
+        self._life_asked = False
+        self.intact = True
+        self.blank = False
+        self.leases.renew(incarnation, now_ns)
+        self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
+        self._report_for_duty(now_ns)
+
+    def _report_for_duty(self, now_ns: int) -> None:
+        if len(self.proposals) or self._life_asked or not self.catalog.cluster_id:
+            return
+        entry = NodeUp(
+            NodeId(self.self_id), self.incarnation, self.intact, self.blank, self.inventory
+        )
+        self.propose(encode(entry), None, now_ns, timeout_ns=1_000 * NS_PER_MS, repeatable=True)
+
+    # ------------------------------------------------------------------ membership
+
+    def _send_beacon(self, peer: int, now_ns: int) -> None:
+        beacon = self.leases.beacon(peer, now_ns, self.catalog.version)
+        self.effects.append(Send(peer, beacon))
+
+    def _on_beacon(self, peer: int, beacon: wire.Beacon, now_ns: int) -> None:
+        state = self.catalog.node_state(NodeId(peer))
+        known = state.liveness is Liveness.UP and state.incarnation == beacon.incarnation
+        self.leases.heard(peer, beacon, known=known)
+        for effect in self.membership.heard(NodeId(peer), beacon.incarnation, now_ns):
+            self._on_membership(effect, now_ns)
+
+    def _on_membership(self, effect: Any, now_ns: int) -> None:
+        peer = int(effect.peer)
+        if hasattr(effect, "silent_ms"):
+            state = self.catalog.node_state(NodeId(peer))
+            if state.liveness is not Liveness.UP:
+                return
+            self._suspects[peer] = (state.incarnation, now_ns, effect.link_broken)
+            self.leases.withhold(peer, self.catalog.version)
+            self.effects.append(
+                Note("node.suspected", node=peer, silent_ms=effect.silent_ms,
+                     link_broken=effect.link_broken)
+            )  # fmt: skip
+            if peer == self.leader_id:
+                self._raft(rt.PeerLost(NodeId(peer)), now_ns)
+            self._next_report_ns = now_ns + REPORT_NS
+            self._send_reports(now_ns)
+        elif self._suspects.pop(peer, None) is not None:
+            # Heard again before the catalog said anything. Lifting the ban is safe: how long a new
+            # owner waits is computed from every lease granted until the change is applied.
+            self.leases.answered(peer)
+            self.duties.retracted(self.self_id, peer)
+
+    def _send_reports(self, now_ns: int) -> None:
+        for peer in sorted(self._suspects):
+            incarnation, since_ns, broken = self._suspects[peer]
+            state = self.catalog.node_state(NodeId(peer))
+            if state.liveness is not Liveness.UP or state.incarnation != incarnation:
+                del self._suspects[peer]
+                continue
+            silent_ms = (now_ns - since_ns) // NS_PER_MS
+            report = wire.ReportDown(peer, incarnation, self.incarnation, silent_ms, broken)
+            if self.leader_id == self.self_id:
+                self.duties.report(self.self_id, report, now_ns)
+            elif self.leader_id not in (NOBODY, peer):
+                self.effects.append(Send(self.leader_id, report))
+
+    def _on_report(self, peer: int, report: wire.ReportDown, now_ns: int) -> None:
+        if self.leader_id == self.self_id:
+            self.duties.report(peer, report, now_ns)
+
+    def suspects(self, peer: int) -> bool:
+        """Whether this node itself hears nothing of the peer now."""
+        return peer in self._suspects
+
+    def has_link(self, peer: int) -> bool:
+        """Whether the link to the peer is up."""
+        return bool(self._links.get(peer))
+
+    # ------------------------------------------------------------------ messages about regions
+
+    def _on_raft_message(self, peer: int, message: object, now_ns: int) -> None:
+        self._raft(rt.Received(NodeId(peer), message), now_ns)
+
+    def replicate(self, peer: int, record: Record, epoch: int, committed: int, now_ns: int) -> None:
+        """One record of a ReplicateBatch."""
+        by_region = self.copies.get(record.volume)
+        copy = by_region.get(record.region) if by_region is not None else None
+        if copy is None:
+            copy = self.copy_at(record.volume, record.region, now_ns)
+            if copy is None:
+                return
+        if self.active:
+            copy.replicate(peer, record, epoch, committed)
+
+    def _on_acks(self, peer: int, message: wire.ReplicateAcks, now_ns: int) -> None:
+        for volume, region, epoch, seq, synced, session in message.acks:
+            by_region = self.copies.get(volume)
+            copy = by_region.get(region) if by_region is not None else None
+            if copy is None:
+                continue
+            copy.peer_acknowledged(peer, epoch, seq, synced, session)
+            if session:
+                self.transfer_alive(copy, now_ns)
+            if copy.opening:
+                self._advance(copy, now_ns)
+
+    def _on_refused(self, peer: int, message: wire.ReplicateRefused, now_ns: int) -> None:
+        copy = self.copies.get(message.volume, {}).get(message.region)
+        if copy is not None:
+            copy.refused(peer, message.epoch, message.prepared, message.reason)
+
+    def _on_commit_points(self, peer: int, message: wire.CommitPoints, now_ns: int) -> None:
+        for volume, region, epoch, committed, record_epoch in message.points:
+            copy = self.copies.get(volume, {}).get(region)
+            if copy is not None:
+                copy.commit_point(peer, epoch, committed, record_epoch)
+
+    def _on_transfer_begin(self, peer: int, message: wire.TransferBegin, now_ns: int) -> None:
+        copy = self.copy_at(message.volume, message.region, now_ns)
+        if copy is not None and self.active:
+            copy.transfer_begin(peer, message)
+
+    def _on_transfer_reply(self, peer: int, message: wire.TransferReply, now_ns: int) -> None:
+        copy = self.copies.get(message.volume, {}).get(message.region)
+        if copy is not None and message.epoch == copy.epoch:
+            self.transfer_alive(copy, now_ns)
+            copy.transfer_answered(peer, message.session, message.outcome)
+
+    def _on_transfer_end(self, peer: int, message: wire.TransferEnd, now_ns: int) -> None:
+        copy = self.copies.get(message.volume, {}).get(message.region)
+        if copy is not None and self.active:
+            copy.transfer_end(peer, message)
+
+    def _on_transfer_ended(self, peer: int, message: wire.TransferEnded, now_ns: int) -> None:
+        copy = self.copies.get(message.volume, {}).get(message.region)
+        if copy is not None and message.epoch == copy.epoch:
+            self.transfer_alive(copy, now_ns)
+            copy.transfer_ended(peer, message.session)
+
+
+__all__ = ["Answer", "CoreSettings", "NodeCore"]

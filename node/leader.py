@@ -1,0 +1,177 @@
+"""step: what the node that leads does beside agreeing.
+
+It judges reports of silence, keeps the voters in step with who is up, and recruits new copies.
+
+Detectors only suggest: whatever the leader proposes here, leases and epochs decide who may serve.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from base.ids import NodeId
+from base.units import NS_PER_MS
+from cluster import failover
+from cluster import raft_types as rt
+from cluster.catalog import Liveness
+from cluster.entries import CutPair, NodeDown, encode
+from node.effects import Note
+from transport.messages import ReportDown
+
+if TYPE_CHECKING:
+    from node.core import NodeCore
+
+ALONE_NS = 1_000 * NS_PER_MS  # how long the leader waits for a second witness of a silence
+CUT_NS = 1_500 * NS_PER_MS  # how long a pair may be silent to each other while both live
+REPORT_VALID_NS = 400 * NS_PER_MS
+REPROPOSE_NS = 500 * NS_PER_MS
+RECRUIT_NS = 100 * NS_PER_MS
+JOINS_PER_NODE_MAX = 64
+
+
+class Witness(NamedTuple):
+    """One node that hears nothing of another: since when, and when it said so last."""
+
+    first_ns: int
+    last_ns: int
+    incarnation: int
+
+
+class Leader:
+    """Duties of the leader; idle state is kept by every node and begins anew with each term."""
+
+    def __init__(self, core: NodeCore) -> None:
+        self._core = core
+        self._reports: dict[tuple[int, int], dict[int, Witness]] = {}  # by accused life
+        self._proposed: dict[object, int] = {}
+        self._recruit_at_ns = 0
+        self._low_since_ns = 0
+        self._member_token = 0
+
+    def begin(self, now_ns: int) -> None:
+        """This node leads from now on."""
+        self._reports.clear()
+        self._proposed.clear()
+        self._recruit_at_ns = now_ns
+        if not self._core.catalog.cluster_id and self._core.settings.form_entry:
+            self._core.propose(self._core.settings.form_entry, None, now_ns)
+
+    def report(self, reporter: int, report: ReportDown, now_ns: int) -> None:
+        """Somebody hears nothing of a node."""
+        key = (report.about, report.about_incarnation)
+        witnesses = self._reports.setdefault(key, {})
+        known = witnesses.get(reporter)
+        first_ns = known.first_ns if known is not None else now_ns
+        witnesses[reporter] = Witness(first_ns, now_ns, report.reporter_incarnation)
+        self._judge(key, now_ns)
+
+    def retracted(self, reporter: int, about: int) -> None:
+        """The reporter hears the node again."""
+        for key, witnesses in self._reports.items():
+            if key[0] == about:
+                witnesses.pop(reporter, None)
+
+    def tick(self, now_ns: int) -> None:
+        """To be called every tenth of a second or so while this node leads."""
+        for key in sorted(self._reports):
+            self._judge(key, now_ns)
+        self._keep_voters(now_ns)
+        self._recruit(now_ns)
+
+    def _judge(self, key: tuple[int, int], now_ns: int) -> None:
+        about, incarnation = key
+        core = self._core
+        if core.catalog.node_state(about) != (Liveness.UP, incarnation):
+            self._reports.pop(key, None)
+            return
+        witnesses = self._reports[key]
+        for reporter in sorted(witnesses):
+            if now_ns - witnesses[reporter].last_ns > REPORT_VALID_NS:
+                del witnesses[reporter]
+        if not witnesses:
+            del self._reports[key]
+            return
+        verdict = self._verdict(about, incarnation, witnesses, now_ns)
+        if verdict is None or now_ns - self._proposed.get(verdict, -REPROPOSE_NS) < REPROPOSE_NS:
+            return
+        self._proposed[verdict] = now_ns
+        if isinstance(verdict, NodeDown):
+            core.effects.append(Note("node.declared_down", node=verdict.node))
+        else:
+            core.effects.append(Note("pair.cut", reporter=verdict.reporter, about=verdict.about))
+        core.propose(encode(verdict), None, now_ns, repeatable=True)
+
+    def _verdict(
+        self, about: int, incarnation: int, witnesses: dict[int, Witness], now_ns: int
+    ) -> NodeDown | CutPair | None:
+        """Down when the leader and another node hear nothing of it, or when nobody is left who
+        could; a cut pair when a silence lasts between two that others hear."""
+        core = self._core
+        leader = core.self_id
+        others = [reporter for reporter in sorted(witnesses) if reporter != leader]
+        oldest_ns = now_ns - min(witness.first_ns for witness in witnesses.values())
+        if leader in witnesses:
+            # With only these two left there is no second witness to wait for.
+            if others or len(core.catalog.up_nodes()) <= 2:
+                return NodeDown(about, incarnation)
+            if oldest_ns < ALONE_NS:
+                return None
+            return CutPair(leader, core.incarnation, about, incarnation)
+        if oldest_ns < CUT_NS:
+            return None
+        reporter = others[0]
+        return CutPair(reporter, witnesses[reporter].incarnation, about, incarnation)
+
+    def _keep_voters(self, now_ns: int) -> None:
+        """One change at a time: who is down leaves the voters, who is up comes back as a learner
+        and votes when it has caught up (section 4)."""
+        core = self._core
+        if not core.raft.may_change_members or not core.catalog.cluster_id:
+            return
+        members = core.raft.members
+        up = core.catalog.up_nodes()
+        change: rt.MemberChange | None = None
+        for node in members.voters:
+            if node not in up and core.catalog.node_state(node).liveness is Liveness.DOWN:
+                change = rt.RemoveVoter(node)
+                break
+        else:
+            for node in members.learners:
+                if node in up:
+                    change = rt.PromoteLearner(node)
+                    break
+            for node in core.catalog.nodes:
+                known = node in members.voters + members.learners
+                if change is None and not known and core.has_link(node):
+                    change = rt.AddLearner(NodeId(node))
+        if change is not None:
+            self._member_token += 1
+            core.change_members(-self._member_token, change, now_ns)
+
+    def _recruit(self, now_ns: int) -> None:
+        """New copies for regions that have too few, a little after it is clear that they do."""
+        core = self._core
+        if now_ns < self._recruit_at_ns:
+            return
+        self._recruit_at_ns = now_ns + RECRUIT_NS
+        entries = failover.plan_recruits(
+            core.catalog, limit_per_node=JOINS_PER_NODE_MAX, avoid=self._unreachable()
+        )
+        if not entries:
+            self._low_since_ns = 0
+            return
+        if self._low_since_ns == 0:
+            self._low_since_ns = now_ns
+        if now_ns - self._low_since_ns < core.settings.recruit_after_ns:
+            return
+        for entry in entries:
+            core.propose(encode(entry), None, now_ns)
+
+    def _unreachable(self) -> list[int]:
+        """By node, bits of the nodes that it cannot talk to: no joiner is sought there."""
+        bits = [0] * 8
+        for (about, _), witnesses in self._reports.items():
+            for reporter in witnesses:
+                bits[reporter] |= 1 << about
+                bits[about] |= 1 << reporter
+        return bits
