@@ -1,0 +1,614 @@
+"""shell: the simulated bus. Seeded delay, loss, duplication, reordering, cuts, clogs and crashes.
+
+All nodes of a simulation share one `SimNetwork` in one loop. It reads time from the running loop
+only, draws from the `random.Random` that was passed in only, and keeps what is under way in a heap
+of its own with a sequence number: two messages that are due at the same time arrive in the order
+in which they were sent, on every machine. Messages pass the real codec unless told otherwise.
+
+A *cut* swallows what is sent and what is under way; with `reset` both ends also learn that the link
+is down, as from a broken connection, without it they hear nothing (a black hole). A *clog* holds
+messages back until it is opened. Loss, duplication and reordering break what `transport.bus`
+promises, on purpose; without them the promises hold.
+
+What reaches a bus is run by `call_soon` in the context in which its `start` was called. A loop that
+ties callbacks to nodes by context, to pause or drop a node as a whole, so holds back or drops what
+arrives as well; the wires themselves run in the context in which the network was made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import heapq
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from base.device import Buffer
+from base.errors import RemoteProtocolError
+from base.ids import NodeId
+from base.units import MiB
+from transport.bus import (
+    CLIENT_ID_END,
+    CLIENT_ID_MIN,
+    BusStatistics,
+    LinkStatistics,
+    OnFailure,
+    OnLink,
+    OnMessage,
+    is_client,
+)
+from transport.codec import decode, encode_into
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConditions:
+    """How one direction of a link treats messages. Chances are 0.0 to 1.0 for each message.
+
+    Delays are spread evenly over [min, 2 * mean - min]; with `tail_chance` up to `tail_us` come on
+    top, small ones more often than large ones. A reordered message is delayed by up to
+    `reordering_us` and does not hold back those behind it. A corrupted one has one bit turned.
+    """
+
+    delay_min_us: int = 40
+    delay_mean_us: int = 100
+    tail_chance: float = 0.0
+    tail_us: int = 20_000
+    loss: float = 0.0
+    duplication: float = 0.0
+    reordering: float = 0.0
+    reordering_us: int = 2_000
+    corruption: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.delay_min_us <= self.delay_mean_us, "mean delay below the least"
+
+    def delay_s(self, rng: random.Random) -> float:
+        """One delay, drawn."""
+        spread_us = 2 * (self.delay_mean_us - self.delay_min_us)
+        delay_us = self.delay_min_us + spread_us * rng.random()
+        if self.tail_chance and rng.random() < self.tail_chance:
+            part = rng.random()
+            delay_us += self.tail_us * part * part * part
+        return delay_us / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class SimLimits:
+    """Times of links, and the bound on what is under way from one end to the other."""
+
+    queued_bytes_max: int = 64 * MiB
+    notice_us: int = 500  # until an end learns that its link broke
+    reconnect_us: int = 20_000  # until a link comes back; up to twice that
+
+
+@dataclass(slots=True)
+class _Direction:
+    """One way of a pair."""
+
+    sender: int
+    receiver: int
+    conditions: LinkConditions
+    cut: bool = False
+    clogged: bool = False
+    session: int = 0  # that the counters below belong to
+    not_before: float = 0.0  # nothing that keeps order arrives earlier
+    opened: float = 0.0  # the receiver knows of the session from then on: nothing arrives earlier
+    under_way_bytes: int = 0
+    under_way_bytes_peak: int = 0
+    swallowed_bytes: int = 0  # of these, what a cut took: a sender would wait for it
+    held: list[tuple[int, Any, int]] = field(default_factory=list)
+
+    def begin(self, session: int, now: float) -> None:
+        self.session = session
+        self.under_way_bytes = self.swallowed_bytes = 0
+        self.not_before = self.opened = now
+        self.held.clear()
+
+
+@dataclass(slots=True)
+class _Pair:
+    low: int
+    high: int
+    up_down: tuple[_Direction, _Direction]  # low to high, high to low
+    last_session: int = 0
+    dead_through: int = 0  # nothing of sessions up to this one is delivered
+    connecting: bool = False
+    attempt: int = 0  # of connecting; an older one is void
+
+    def way(self, sender: int) -> _Direction:
+        return self.up_down[0 if sender == self.low else 1]
+
+    def open_both_ways(self) -> bool:
+        return not any(way.cut or way.clogged for way in self.up_down)
+
+
+class SimNetwork:
+    """The wires between all simulated nodes and clients.
+
+    rng: every draw comes from it, in the order of events.
+    through_codec: False hands objects over (with bulk data as one bytes), for speed.
+    loop: needed only by who causes faults from outside of the running loop before a bus started.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        conditions: LinkConditions | None = None,
+        limits: SimLimits | None = None,
+        through_codec: bool = True,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.limits = limits or SimLimits()
+        self.through_codec = through_codec
+        self._rng = rng
+        self._loop = loop
+        self._context = contextvars.copy_context()
+        self._conditions = conditions or LinkConditions()
+        self._buses: dict[int, SimBus] = {}
+        self._pairs: dict[tuple[int, int], _Pair] = {}
+        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._next = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_when = 0.0
+        self._running = False
+
+    # -- buses ---------------------------------------------------------------------------------
+
+    def bus(self, self_id: int, on_failure: OnFailure) -> SimBus:
+        """A bus for one life of a node. It is attached by its `start`."""
+        assert not is_client(self_id)
+        return SimBus(self, NodeId(self_id), on_failure)
+
+    def client_bus(self, on_failure: OnFailure) -> SimBus:
+        """A bus for an attached host, under an id drawn at random."""
+        return SimBus(self, NodeId(self._rng.randrange(CLIENT_ID_MIN, CLIENT_ID_END)), on_failure)
+
+    def attach(self, bus: SimBus) -> None:
+        """Called by `SimBus.start`."""
+        assert bus.self_id not in self._buses, f"{bus.self_id} is attached already"
+        self._loop = asyncio.get_running_loop()
+        self._buses[bus.self_id] = bus
+        for other in sorted(self._buses):
+            if other != bus.self_id and not (is_client(other) and is_client(bus.self_id)):
+                pair = self._pair(bus.self_id, other)
+                pair.way(bus.self_id).under_way_bytes_peak = 0
+                pair.connecting = False  # an attempt with a former life may never end
+                self._connect_later(pair)
+
+    def detach(self, node: int, *, deliver_under_way: bool = False) -> None:
+        """Take a node or client off the wires, as a crash does. Its peers learn it a little later.
+
+        What it sent before is dropped, or with `deliver_under_way` still arrives. Detach a node
+        before its tasks are cancelled: nothing that they do while they end leaves then.
+        """
+        bus = self._buses.pop(node, None)
+        if bus is None:
+            return
+        bus.attached = False
+        for peer in sorted(bus.sessions):
+            pair = self._pair(node, peer)
+            session = bus.sessions[peer]
+            if not deliver_under_way:
+                pair.dead_through = max(pair.dead_through, session)
+            if not pair.way(node).cut:
+                wait_s = self.limits.notice_us / 1e6
+                when = max(self._now() + wait_s, pair.way(node).not_before)
+                self._at(when, self._notice_down, (peer, node, session))
+        bus.sessions.clear()
+
+    # -- faults --------------------------------------------------------------------------------
+
+    def set_conditions(
+        self, conditions: LinkConditions, sender: int | None = None, receiver: int | None = None
+    ) -> None:
+        """For one direction, or for all present and future ones when no ids are given."""
+        if sender is not None and receiver is not None:
+            self._pair(sender, receiver).way(sender).conditions = conditions
+            return
+        assert sender is None
+        assert receiver is None
+        self._conditions = conditions
+        for pair in self._pairs.values():
+            for way in pair.up_down:
+                way.conditions = conditions
+
+    def cut(self, sender: int, receiver: int, *, both: bool = True, reset: bool = False) -> None:
+        """Nothing passes any more; see the module for `reset`."""
+        pair = self._pair(sender, receiver)
+        for way in self._ways(pair, sender, both):
+            way.cut = True
+        if reset:
+            self._break(pair)
+
+    def heal(self, sender: int, receiver: int, *, both: bool = True) -> None:
+        """Undo a cut. A link that one end lost, or whose other end is gone, is made anew."""
+        pair = self._pair(sender, receiver)
+        for way in self._ways(pair, sender, both):
+            way.cut = False
+            way.under_way_bytes -= way.swallowed_bytes
+            way.swallowed_bytes = 0
+        self._mend(pair)
+
+    def clog(self, sender: int, receiver: int, *, both: bool = True) -> None:
+        """Hold messages back."""
+        pair = self._pair(sender, receiver)
+        for way in self._ways(pair, sender, both):
+            way.clogged = True
+
+    def unclog(self, sender: int, receiver: int, *, both: bool = True) -> None:
+        """Let go of what a clog held, in order, now."""
+        pair = self._pair(sender, receiver)
+        for way in self._ways(pair, sender, both):
+            way.clogged = False
+            held, way.held = way.held, []
+            for session, payload, size in held:
+                self._at(self._now(), self._arrive, (pair, way, session, payload, size))
+        self._mend(pair)
+
+    def reset(self, one: int, other: int) -> None:
+        """Break the link as a broken connection does; it comes back by itself."""
+        self._break(self._pair(one, other))
+
+    def partition(self, groups: Iterable[Iterable[int]], *, reset: bool = False) -> None:
+        """Cut every link between ids of different groups."""
+        for one, other in self._across(groups):
+            self.cut(one, other, reset=reset)
+
+    def heal_all(self) -> None:
+        """Undo every cut and every clog."""
+        for key in sorted(self._pairs):
+            self.heal(*key)
+            self.unclog(*key)
+
+    @staticmethod
+    def _across(groups: Iterable[Iterable[int]]) -> Iterator[tuple[int, int]]:
+        ordered = [sorted(group) for group in groups]
+        for index, group in enumerate(ordered):
+            for other_group in ordered[index + 1 :]:
+                for one in group:
+                    for other in other_group:
+                        yield one, other
+
+    @staticmethod
+    def _ways(pair: _Pair, sender: int, both: bool) -> Sequence[_Direction]:
+        return pair.up_down if both else (pair.way(sender),)
+
+    # -- links ---------------------------------------------------------------------------------
+
+    def _pair(self, one: int, other: int) -> _Pair:
+        assert one != other
+        low, high = min(one, other), max(one, other)
+        pair = self._pairs.get((low, high))
+        if pair is None:
+            ways = (
+                _Direction(low, high, self._conditions),
+                _Direction(high, low, self._conditions),
+            )
+            pair = self._pairs[low, high] = _Pair(low, high, ways)
+        return pair
+
+    def _connect_later(self, pair: _Pair) -> None:
+        if pair.connecting:
+            return
+        pair.connecting = True
+        wait_s = self.limits.reconnect_us * (1 + self._rng.random()) / 1e6
+        pair.attempt += 1
+        self._at(self._now() + wait_s, self._connect, (pair, pair.attempt))
+
+    def _connect(self, pair: _Pair, attempt: int) -> None:
+        if attempt != pair.attempt:
+            return
+        acceptor = self._buses.get(pair.low if is_client(pair.high) else pair.high)
+        if acceptor is None:
+            pair.connecting = False
+        else:
+            acceptor.enter(self._accept, pair, attempt)
+
+    def _accept(self, pair: _Pair, attempt: int) -> None:
+        if attempt != pair.attempt:
+            return
+        pair.connecting = False
+        low, high = self._buses.get(pair.low), self._buses.get(pair.high)
+        if low is None or high is None or not pair.open_both_ways():
+            return  # whoever attaches, heals or unclogs connects again
+        current = low.sessions.get(pair.high, 0)
+        if current > pair.dead_through and high.sessions.get(pair.low, 0) == current:
+            return
+        session = pair.last_session = pair.last_session + 1
+        pair.dead_through = session - 1
+        # The lower node dials, and so does a client: the other end is up first, as in the mesh.
+        dialer, acceptor = (high, low) if is_client(pair.high) else (low, high)
+        to_dialer = pair.way(acceptor.self_id)
+        now = self._now()
+        for way in pair.up_down:
+            way.begin(session, now)
+        to_dialer.opened = now + to_dialer.conditions.delay_s(self._rng)
+        to_dialer.not_before = to_dialer.opened
+        self._at(to_dialer.opened, self._dialer_up, (pair, dialer, acceptor.self_id, session))
+        acceptor.link_up(dialer.self_id, session)
+
+    def _dialer_up(self, pair: _Pair, dialer: SimBus, acceptor: int, session: int) -> None:
+        if pair.last_session == session > pair.dead_through:
+            dialer.enter(dialer.link_up, acceptor, session)
+
+    def _break(self, pair: _Pair) -> None:
+        pair.dead_through = pair.last_session
+        wait_s = self.limits.notice_us / 1e6
+        for one, other in ((pair.low, pair.high), (pair.high, pair.low)):
+            bus = self._buses.get(one)
+            if bus is not None and other in bus.sessions:
+                when = self._now() + wait_s
+                self._at(when, self._notice_down, (one, other, bus.sessions[other]))
+        self._connect_later(pair)
+
+    def _notice_down(self, node: int, peer: int, session: int) -> None:
+        bus = self._buses.get(node)
+        if bus is not None:
+            bus.enter(self._noticed, bus, peer, session)
+
+    def _noticed(self, bus: SimBus, peer: int, session: int) -> None:
+        if bus.sessions.get(peer) == session:
+            bus.link_down(peer)
+            self._connect_later(self._pair(bus.self_id, peer))
+
+    def _mend(self, pair: _Pair) -> None:
+        """After a heal: an end whose other end does not know the session any more learns it."""
+        if not pair.open_both_ways():
+            return
+        sessions = [
+            bus.sessions.get(other, 0) if (bus := self._buses.get(one)) is not None else 0
+            for one, other in ((pair.low, pair.high), (pair.high, pair.low))
+        ]
+        if sessions[0] == sessions[1] > pair.dead_through:
+            return
+        self._break(pair)
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def transmit(self, sender: int, receiver: int, session: int, message: object) -> int:
+        """Called by `SimBus.send`: bytes taken, 0 when the bound is exceeded."""
+        pair = self._pair(sender, receiver)
+        way = pair.way(sender)
+        payload, size = self._pack(message)
+        if way.under_way_bytes + size > self.limits.queued_bytes_max:
+            return 0
+        if way.session != session or session <= pair.dead_through:
+            return size  # broken, and the sender does not know it yet
+        way.under_way_bytes += size
+        way.under_way_bytes_peak = max(way.under_way_bytes_peak, way.under_way_bytes)
+        conditions, rng = way.conditions, self._rng
+        if way.cut:
+            way.swallowed_bytes += size
+            return size
+        if conditions.loss and rng.random() < conditions.loss:
+            way.under_way_bytes -= size
+            return size
+        if self.through_codec and conditions.corruption and rng.random() < conditions.corruption:
+            payload = bytearray(payload)
+            payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
+            payload = bytes(payload)
+        when = self._now() + conditions.delay_s(rng)
+        if conditions.reordering and rng.random() < conditions.reordering:
+            when = max(when + conditions.reordering_us * rng.random() / 1e6, way.opened)
+        else:
+            when = way.not_before = max(when, way.not_before)
+        self._at(when, self._arrive, (pair, way, session, payload, size))
+        if conditions.duplication and rng.random() < conditions.duplication:
+            again = when + conditions.delay_s(rng)
+            self._at(again, self._arrive, (pair, way, session, payload, 0))
+        return size
+
+    def _pack(self, message: object) -> tuple[Any, int]:
+        if self.through_codec:
+            out: list[Buffer] = []
+            size = encode_into(out, message)
+            return b"".join(out), size
+        data = getattr(message, "data", b"")
+        if type(data) is not bytes:
+            data = b"".join(data) if isinstance(data, list | tuple) else bytes(data)
+            message = dataclasses.replace(message, data=data)  # type: ignore[type-var]
+        return message, 64 + len(data)
+
+    def _arrive(self, pair: _Pair, way: _Direction, session: int, payload: Any, size: int) -> None:
+        if session <= pair.dead_through:
+            return
+        if way.clogged:
+            way.held.append((session, payload, size))
+            return
+        if way.cut:
+            if way.session == session:
+                way.swallowed_bytes += size
+            return
+        bus = self._buses.get(way.receiver)
+        if bus is not None:
+            bus.enter(self._hand_over, bus, pair, way, session, payload, size)
+
+    def _hand_over(
+        self,
+        bus: SimBus,
+        pair: _Pair,
+        way: _Direction,
+        session: int,
+        payload: Any,
+        size: int,
+    ) -> None:
+        if way.session == session:
+            way.under_way_bytes -= size
+        if bus.sessions.get(way.sender) != session:
+            return
+        message = payload
+        if self.through_codec:
+            try:
+                message = decode(payload)
+            except RemoteProtocolError:
+                self._break(pair)
+                return
+        if not bus.deliver(way.sender, message, size):
+            self._break(pair)
+
+    def queues(self, bus: SimBus) -> list[LinkStatistics]:
+        """Called by `SimBus.statistics`: every other end that there ever was, ascending."""
+        links = []
+        for low, high in sorted(self._pairs):
+            if bus.self_id not in (low, high):
+                continue
+            peer = high if low == bus.self_id else low
+            way = self._pairs[low, high].way(bus.self_id)
+            session = bus.sessions.get(peer, 0)
+            if session or not is_client(peer):
+                queued = way.under_way_bytes if session else 0
+                links.append(LinkStatistics(peer, session, queued, way.under_way_bytes_peak))
+        return sorted(links, key=lambda link: link.peer)
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        assert self._loop is not None, "no bus has started yet, and no loop was passed in"
+        return self._loop.time()
+
+    def _at(self, when: float, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        heapq.heappush(self._due, (when, self._next, callback, arguments))
+        self._next += 1
+        if not self._running:
+            self._arm()
+
+    def _arm(self) -> None:
+        if not self._due:
+            return
+        when = self._due[0][0]
+        if self._timer is not None:
+            if self._timer_when <= when:
+                return
+            self._timer.cancel()
+        self._timer_when = when
+        assert self._loop is not None
+        self._timer = self._loop.call_at(when, self._run, context=self._context)
+
+    def _run(self) -> None:
+        self._timer = None
+        until = max(self._timer_when, self._now())  # a loop may fire a hair before its time
+        self._running = True
+        try:
+            while self._due and self._due[0][0] <= until:
+                _, _, callback, arguments = heapq.heappop(self._due)
+                callback(*arguments)
+        finally:
+            self._running = False
+            self._arm()
+
+
+class SimBus:
+    """One end: the `MessageBus` of one life of a simulated node or client."""
+
+    def __init__(self, network: SimNetwork, self_id: NodeId, on_failure: OnFailure) -> None:
+        self.attached = False
+        self.sessions: dict[int, int] = {}
+        self._network = network
+        self._self_id = self_id
+        self._on_failure = on_failure
+        self._on_message: OnMessage | None = None
+        self._on_link: OnLink | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._context: contextvars.Context
+        self._frames_sent = self._frames_received = 0
+        self._bytes_sent = self._bytes_received = 0
+        self._sends_refused = 0
+
+    @property
+    def self_id(self) -> NodeId:
+        """Who we are."""
+        return self._self_id
+
+    def set_receiver(self, on_message: OnMessage, on_link: OnLink) -> None:
+        """See `MessageBus`."""
+        self._on_message = on_message
+        self._on_link = on_link
+
+    async def start(self) -> None:
+        """See `MessageBus`."""
+        assert not self.attached
+        self.attached = True
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._network.attach(self)
+
+    async def close(self) -> None:
+        """See `MessageBus`. What was sent before still arrives."""
+        if self.attached:
+            self._network.detach(self._self_id, deliver_under_way=True)
+
+    def send(self, peer: int, message: object) -> bool:
+        """See `MessageBus`."""
+        session = self.sessions.get(peer, 0)
+        if session and self.attached:
+            size = self._network.transmit(self._self_id, peer, session, message)
+            if size:
+                self._frames_sent += 1
+                self._bytes_sent += size
+                return True
+        self._sends_refused += 1
+        return False
+
+    def session(self, peer: int) -> int:
+        """See `MessageBus`."""
+        return self.sessions.get(peer, 0)
+
+    def enter(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Called by the network: run something as this node, unless it is detached by then."""
+        self._loop.call_soon(self._entered, callback, arguments, context=self._context)
+
+    def _entered(self, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if self.attached:
+            callback(*arguments)
+
+    def link_up(self, peer: int, session: int) -> None:
+        """Called by the network."""
+        if peer in self.sessions:
+            self.link_down(peer)
+        if not self.attached:  # the receiver ended it just now
+            return
+        self.sessions[peer] = session
+        self._tell(peer, session)
+
+    def link_down(self, peer: int) -> None:
+        """Called by the network."""
+        del self.sessions[peer]
+        self._tell(peer, 0)
+
+    def _tell(self, peer: int, session: int) -> None:
+        if self._on_link is None:
+            return
+        try:
+            self._on_link(peer, session)
+        except Exception as error:  # noqa: BLE001 - a bug in the receiver: the node is to stop
+            self._on_failure("bus.receiver", error)
+
+    def deliver(self, peer: int, message: object, size: int) -> bool:
+        """Called by the network. False: the link is to be broken."""
+        assert self._on_message is not None
+        self._frames_received += 1
+        self._bytes_received += size
+        try:
+            self._on_message(peer, message)
+        except RemoteProtocolError:
+            return False
+        except Exception as error:  # noqa: BLE001 - a bug in the receiver: the node is to stop
+            self._on_failure("bus.receiver", error)
+            return False
+        return True
+
+    def statistics(self) -> BusStatistics:
+        """See `MessageBus`."""
+        return BusStatistics(
+            frames_sent=self._frames_sent,
+            frames_received=self._frames_received,
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+            sends_refused=self._sends_refused,
+            links_refused=0,
+            links=tuple(self._network.queues(self)),
+        )
