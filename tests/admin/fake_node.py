@@ -1,0 +1,150 @@
+"""A cluster that is only a view: what the API serves and `up` starts when no node code is wanted."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from base.errors import AlreadyExists, InvalidRequest, NoSpace, NotFound
+from node.cluster_directory import read_secret
+from node.config import FILE_NAME, load, node_config
+
+COUNTS = {"total": 4, "normal": 4, "joining": 0, "degraded": 0, "offline": 0}
+
+
+class FakeView:
+    """Keeps volumes in a dict. `fails` is raised by the next call, whatever it is."""
+
+    def __init__(self, node: int = 0, nodes: int = 2) -> None:
+        self.node = node
+        self.nodes_total = nodes
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.fails: BaseException | None = None
+        self.ready = asyncio.Event()
+        self.ready.set()
+        self.stopped = asyncio.Event()
+        self.bases: dict[int, Any] = {}
+
+    def _fail(self) -> None:
+        error, self.fails = self.fails, None
+        if error is not None:
+            raise error
+
+    async def status(self) -> Any:
+        self._fail()
+        return {
+            "cluster": "fake", "node": self.node, "incarnation": 1, "ready": self.ready.is_set(),
+            "leader": 0, "term": 3, "catalog_version": 17, "nodes_alive": self.nodes_total,
+            "nodes_total": self.nodes_total, "volumes": len(self.rows), "regions": dict(COUNTS),
+            "rebuild_bytes_total": 0,
+        }  # fmt: skip
+
+    async def nodes(self) -> Any:
+        self._fail()
+        return [
+            {
+                "id": number, "name": f"n{number}", "state": "alive", "leader": number == 0,
+                "voter": True, "incarnation": 1, "host": "127.0.0.1", "mesh_port": 1,
+                "nbd_port": 2, "admin_port": 3, "failure_domain": number, "regions_owned": 2,
+                "regions_copied": 2, "disk_bytes": 1 << 40, "free_bytes": 1 << 39,
+            }
+            for number in range(self.nodes_total)
+        ]  # fmt: skip
+
+    async def volumes(self) -> Any:
+        self._fail()
+        return [self.rows[name] for name in sorted(self.rows)]
+
+    async def volume(self, name: str) -> Any:
+        self._fail()
+        if name not in self.rows:
+            raise NotFound(f"there is no volume {name}")
+        return self.rows[name]
+
+    async def create_volume(self, spec: Any) -> Any:
+        self._fail()
+        if spec["name"] in self.rows:
+            raise AlreadyExists(f"volume {spec['name']} exists")
+        if spec["size_bytes"] > 1 << 50:
+            raise NoSpace("1 TiB is free")
+        shape = {"page_bytes": 16384, "l2_entries": 32, "l3_entries": 32, "copies": 2}
+        self.rows[spec["name"]] = {
+            "id": len(self.rows) + 1, "state": "normal", "group": "raid0", "degraded": "synced",
+            "region_bytes": 1 << 24, "regions": dict(COUNTS), **shape, **spec,
+        }  # fmt: skip
+        return self.rows[spec["name"]]
+
+    async def grow_volume(self, name: str, size_bytes: int) -> Any:
+        row = await self.volume(name)
+        if size_bytes < row["size_bytes"]:
+            raise InvalidRequest("a volume cannot shrink")
+        row["size_bytes"] = size_bytes
+        return row
+
+    async def remove_volume(self, name: str) -> None:
+        await self.volume(name)
+        del self.rows[name]
+
+    async def regions(self, name: str, first: int, count: int) -> Any:
+        await self.volume(name)
+        return [
+            {"region": region, "state": "normal", "epoch": 5, "owner": 0, "copies": [0, 1],
+             "joiner": -1}
+            for region in range(first, min(4, first + count))
+        ]  # fmt: skip
+
+    async def map_address(self, name: str, offset: int) -> Any:
+        row = await self.volume(name)
+        if offset >= row["size_bytes"]:
+            raise InvalidRequest(f"offset {offset} is past the end")
+        block = {"disk": 3, "cage": 0, "sled": 0, "slot": 3, "loop": "A0", "chunklet": 9,
+                 "disk_offset": 4096}  # fmt: skip
+        copy = {"node": 0, "role": "owner", "ld": 1, "ld_region": 0, "ld_offset": offset,
+                "raid_level": 0, "blocks": [block]}  # fmt: skip
+        return {"volume": name, "offset": offset, "region": 0, "region_offset": offset,
+                "page": offset // 16384, "epoch": 5, "copies": [copy]}  # fmt: skip
+
+    async def statistics(self) -> Any:
+        self._fail()
+        return {
+            "node": self.node, "uptime_ms": 1500, "regions_owned": 2, "regions_copied": 2,
+            "regions_joining": 0,
+            "host": {"connections": 1, "in_flight": 0, "reads_total": 10, "writes_total": 20,
+                     "read_bytes_total": 40960, "written_bytes_total": 81920, "flushes_total": 1,
+                     "errors_total": 0, "waits_total": 0},
+            "journal": {"used_bytes": 1024, "limit_bytes": 4096, "appended_bytes_total": 9999,
+                        "commits_total": 5, "syncs_total": 2},
+            "cache": {"dirty_bytes": 512, "limit_bytes": 2048, "destaged_bytes_total": 100},
+            "rebuild_bytes_total": 0, "takeovers_total": 0, "exposed_ms_total": 250,
+            "resident_bytes": 50 << 20, "cpu_ms_total": 30,
+        }  # fmt: skip
+
+    async def wait_ready(self) -> None:
+        await self.ready.wait()
+
+    async def stop(self) -> None:
+        self.stopped.set()
+
+
+def run(directory: Path, node: int) -> int:
+    """A node process: the API over a FakeView until SIGTERM."""
+    return asyncio.run(_run(directory, node))
+
+
+async def _run(directory: Path, node: int) -> int:
+    from admin.http import serve
+
+    config = node_config(load(directory / FILE_NAME), directory, node)
+    view = FakeView(node, len(config.cluster.nodes))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, view.stopped.set)
+    server = await serve(
+        view,
+        host=config.options.host,
+        port=config.options.admin_port,
+        token=read_secret(config.token_path).decode(),
+    )
+    print("up", os.getpid(), flush=True)
+    await view.stopped.wait()
+    await server.close()
+    return 0
