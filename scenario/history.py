@@ -11,7 +11,8 @@ import enum
 from array import array
 from typing import Final
 
-NS_PER_S: Final = 1_000_000_000
+from base.units import NS_PER_S
+
 NEVER: Final = 1 << 62  # the end of an operation that never completed
 
 
