@@ -20,7 +20,7 @@ from base.units import KiB
 from host import nbd_wire as wire
 
 RING_BYTES: Final = 64 * KiB
-_REPLY_BYTES_MAX: Final = 256 * KiB  # longest option reply, error text or extent list we take
+_REPLY_BYTES_MAX: Final = 512 * KiB  # longest option reply, error text or extent list we take
 _OPTION_REPLIES_MAX: Final = 100_000  # in one handshake: a listing may be long
 
 

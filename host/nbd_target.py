@@ -206,10 +206,10 @@ class _Connection(asyncio.BufferedProtocol):
     """One client, from greeting to close."""
 
     __slots__ = (
-        "_bytes_in_flight", "_closed", "_counters", "_ending", "_flush_scheduled", "_handshake",
-        "_in_turn", "_limits", "_loop", "_number", "_out", "_out_bytes", "_reader", "_reading",
-        "_requests_in_flight", "_scratch", "_session", "_structured", "_target", "_timer",
-        "_transport", "_writing_paused",
+        "__weakref__", "_bytes_in_flight", "_closed", "_counters", "_ending", "_flush_scheduled",
+        "_handshake", "_in_turn", "_limits", "_loop", "_number", "_out", "_out_bytes", "_reader",
+        "_reading", "_requests_in_flight", "_scratch", "_session", "_structured", "_target",
+        "_timer", "_transport", "_writing_paused",
     )  # fmt: skip
 
     def __init__(self, target: NbdTarget) -> None:
