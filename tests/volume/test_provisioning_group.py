@@ -89,6 +89,14 @@ def test_rows_use_different_disks_and_the_load_is_even() -> None:
     assert np.bincount(disks.ravel()).tolist() == [5] * 8
 
 
+def test_a_row_uses_different_disks_even_when_one_disk_has_far_more_room() -> None:
+    inventory = small()
+    group = ProvisioningGroup("g", row_size=4)
+    chosen = choose_chunklets(group, inventory, tables(inventory, [0] + [12] * 7), rows=4)
+    assert chosen is not None
+    assert all(len(set(row)) == 4 for row in chosen[:, 0, 0].reshape(4, 4).tolist())
+
+
 def test_the_choice_is_the_same_each_time() -> None:
     inventory = small(wiring="split")
     group = ProvisioningGroup("g", raid=1, set_size=2)

@@ -54,6 +54,13 @@ def test_a_copy_that_is_neither_in_sync_nor_joining_nor_owner_is_stale() -> None
     assert not made.stale_slots(np.arange(3))[:, [0, 2]].any()
 
 
+def test_the_copy_of_an_owner_that_is_offline_is_not_stale() -> None:
+    made = table((0, 1))
+    made.in_sync[0] = 0b10
+    made.offline[0] = True
+    assert not made.stale_slots(np.arange(1)).any()
+
+
 def test_growing_appends_the_rows() -> None:
     made = table((0, 1))
     made.grow(table((3, 4), (5, 6)))

@@ -294,6 +294,22 @@ def test_a_volume_number_is_never_used_again() -> None:
     assert manager.volume("v").volume == 2
 
 
+def test_a_volume_number_is_never_used_again_after_a_restart() -> None:
+    manager = cluster()
+    create(manager)
+    manager.apply(manager.plan_remove("v"), version=30)
+    assert plan(VolumeManager.from_bytes(manager.to_bytes())).volume == 2
+
+
+def test_an_ld_number_is_never_used_again_after_a_blank_replacement() -> None:
+    manager = cluster()
+    create(manager, regions=3)
+    lose(manager, 1)
+    manager.replace_inventory(1, SMALL)
+    manager.allocate_slots("v", np.arange(1), 1, version=80)
+    assert list(manager.storage(1).lds) == [1]
+
+
 def test_an_ld_number_is_never_used_again() -> None:
     manager = cluster()
     create(manager)
