@@ -258,7 +258,7 @@ class Raft:
             return
         if self.role is Role.PRE_CANDIDATE:
             self._campaign(pre=False)
-        elif self.outbox.hard_state_durable:
+        else:
             self._become_leader()
 
     def _on_request_vote(self, sender: NodeId, request: RequestVote) -> None:
