@@ -14,16 +14,26 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from cluster.membership import Membership
 
 from base.errors import NotOwner, StorageError, from_code
-from base.ids import NOBODY, NodeId
+from base.ids import NOBODY, Incarnation, NodeId
 from base.units import NS_PER_MS
 from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
 from cluster.effects import NodeChanged, PairCut, RegionsChanged, VolumeRemoved
 from cluster.entries import AdmitCopies, NodeUp, encode, pack_rows
+from cluster.membership import (
+    TICK,
+    BeaconDue,
+    BeaconHeard,
+    DeclaredDown,
+    LinkDown,
+    LinkUp,
+    Membership,
+    MembershipEffect,
+    PeerSuspected,
+)
 from node.effects import (
     Admit,
     Answer,
@@ -66,7 +76,6 @@ MEMBERS_OF = tuple(tuple(node for node in range(8) if bits >> node & 1) for bits
 class CoreSettings:
     """What a node decides by. Times in ns."""
 
-    beacon_ns: int = 80 * NS_PER_MS
     durability_synced: bool = False
     joins_max: int = 4  # state transfers that this node feeds at the same time
     snapshot_entries: int = 512  # applied entries between two snapshots of the catalog
@@ -124,7 +133,6 @@ class NodeCore:
         self._applied: dict[int, Any] = {}
         self._admits: dict[RegionCopy, int] = {}
         self._suspects: dict[int, tuple[int, int, bool]] = {}
-        self._next_beacon_ns = now_ns
         self._next_report_ns = now_ns
         self._next_commit_ns = now_ns
         self._next_admit_ns = now_ns
@@ -162,7 +170,8 @@ class NodeCore:
     def link(self, peer: int, session: int, now_ns: int) -> None:
         """The link to a node got this session number, or broke (0)."""
         self._links[peer] = session
-        for effect in self.membership.link(NodeId(peer), session != 0, now_ns):
+        event = LinkUp(NodeId(peer)) if session else LinkDown(NodeId(peer))
+        for effect in self.membership.step(now_ns, event):
             self._on_membership(effect, now_ns)
         if not session:
             if peer == self.leader_id:
@@ -174,15 +183,10 @@ class NodeCore:
 
     def tick(self, now_ns: int) -> None:
         """Time has passed. To be called at `next_tick_ns` or a little later."""
-        for effect in self.membership.tick(now_ns):
+        for effect in self.membership.step(now_ns, TICK):
             self._on_membership(effect, now_ns)
         if now_ns >= self.raft.next_wake_ns:
             self._raft(rt.TICK, now_ns)
-        if now_ns >= self._next_beacon_ns:
-            self._next_beacon_ns = now_ns + self.settings.beacon_ns
-            for peer in sorted(self._links):
-                if self._links[peer]:
-                    self._send_beacon(peer, now_ns)
         if self.opening:
             for copy in list(self.opening):
                 self._advance(copy, now_ns)
@@ -204,7 +208,7 @@ class NodeCore:
             self._propose_admissions(now_ns)
         if self.active and (self._joins_wanted or self.transfers):
             self._drive_transfers(now_ns)
-        if self.leader_id == self.self_id and now_ns >= self._next_leader_ns:
+        if self.raft.is_leader and now_ns >= self._next_leader_ns:
             self._next_leader_ns = now_ns + LEADER_NS
             self.duties.tick(now_ns)
         if not self.active:
@@ -214,7 +218,7 @@ class NodeCore:
 
     def next_tick_ns(self, now_ns: int) -> int:
         """When `tick` has something to do at the latest."""
-        due = min(self._next_beacon_ns, self.raft.next_wake_ns)
+        due = min(self.membership.next_wake_ns, self.raft.next_wake_ns)
         if self.leader_id == self.self_id:
             due = min(due, self._next_leader_ns)
         if (
@@ -632,9 +636,13 @@ class NodeCore:
     def _on_node_changed(self, node: int, index: int, now_ns: int) -> None:
         self.leases.answered(node)
         self._suspects.pop(node, None)
+        state = self.catalog.node_state(node)
         if node != self.self_id:
+            if state.liveness is Liveness.DOWN:
+                gone = DeclaredDown(NodeId(node), Incarnation(state.incarnation))
+                for effect in self.membership.step(now_ns, gone):
+                    self._on_membership(effect, now_ns)
             return
-        state = self.catalog.node_state(NodeId(node))
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
             if not self.active:
                 self.active = True
@@ -685,30 +693,44 @@ class NodeCore:
         state = self.catalog.node_state(NodeId(peer))
         known = state.liveness is Liveness.UP and state.incarnation == beacon.incarnation
         self.leases.heard(peer, beacon, known=known)
-        for effect in self.membership.heard(NodeId(peer), beacon.incarnation, now_ns):
+        heard = BeaconHeard(NodeId(peer), Incarnation(beacon.incarnation))
+        for effect in self.membership.step(now_ns, heard):
             self._on_membership(effect, now_ns)
 
-    def _on_membership(self, effect: Any, now_ns: int) -> None:
+    def _on_membership(self, effect: MembershipEffect, now_ns: int) -> None:
+        if isinstance(effect, BeaconDue):
+            for node in sorted(self._links):
+                if self._links[node]:
+                    self._send_beacon(node, now_ns)
+            return
         peer = int(effect.peer)
-        if hasattr(effect, "silent_ms"):
-            state = self.catalog.node_state(NodeId(peer))
-            if state.liveness is not Liveness.UP:
-                return
-            self._suspects[peer] = (state.incarnation, now_ns, effect.link_broken)
-            self.leases.withhold(peer, self.catalog.version)
-            self.effects.append(
-                Note("node.suspected", node=peer, silent_ms=effect.silent_ms,
-                     link_broken=effect.link_broken)
-            )  # fmt: skip
-            if peer == self.leader_id:
-                self._raft(rt.PeerLost(NodeId(peer)), now_ns)
-            self._next_report_ns = now_ns + REPORT_NS
-            self._send_reports(now_ns)
+        if isinstance(effect, PeerSuspected):
+            self._on_suspected(peer, effect, now_ns)
         elif self._suspects.pop(peer, None) is not None:
             # Heard again before the catalog said anything. Lifting the ban is safe: how long a new
             # owner waits is computed from every lease granted until the change is applied.
             self.leases.answered(peer)
             self.duties.retracted(self.self_id, peer)
+
+    def _on_suspected(self, peer: int, effect: PeerSuspected, now_ns: int) -> None:
+        if peer == self.leader_id:
+            self._raft(rt.PeerLost(NodeId(peer)), now_ns)
+        state = self.catalog.node_state(peer)
+        if state.liveness is not Liveness.UP:
+            return
+        if peer not in self._suspects:
+            self.effects.append(
+                Note(
+                    "node.suspected",
+                    node=peer,
+                    silent_ms=effect.silent_ms,
+                    link_broken=effect.link_broken,
+                )
+            )
+        self._suspects[peer] = (state.incarnation, now_ns, effect.link_broken)
+        self.leases.withhold(peer, self.catalog.version)
+        self._next_report_ns = now_ns + REPORT_NS
+        self._send_reports(now_ns)
 
     def _send_reports(self, now_ns: int) -> None:
         for peer in sorted(self._suspects):
