@@ -22,8 +22,8 @@ from cluster.raft_types import (
     HardState,
     LeaderChanged,
     LostLeadership,
-    MembersChanged,
     Members,
+    MembersChanged,
     PeerBlank,
     Persist,
     Persisted,
@@ -105,7 +105,7 @@ class Machine:
 
 
 class Network:
-    """`voters` nodes (0 to voters-1) vote from the start; more nodes can be there without a role."""
+    """Nodes 0 to voters-1 vote from the start; there can be more nodes, without a role."""
 
     def __init__(
         self,
@@ -231,10 +231,10 @@ class Network:
 
     def tick(self, node: NodeId, incarnation: int, at_ns: int) -> None:
         machine = self.machines[node]
-        if machine.raft is not None and machine.incarnation == incarnation:
-            if machine.tick_ns == at_ns:
-                machine.tick_ns = -1
-                self.step(node, TICK)
+        current = machine.incarnation == incarnation and machine.tick_ns == at_ns
+        if machine.raft is not None and current:
+            machine.tick_ns = -1
+            self.step(node, TICK)
 
     def perform(self, machine: Machine, raft: Raft, effect: RaftEffect) -> None:
         if isinstance(effect, SendTo):
