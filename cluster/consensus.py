@@ -149,8 +149,9 @@ class Raft:
             self._election_ns if leadership is None else self._leader_side.heartbeat_ns
         )
         if self.log.members is not self._announced:
-            self._announced = members = self.log.members
-            self.outbox.emit(MembersChanged(members.voters, members.learners))
+            before, self._announced = self._announced, self.log.members
+            if before != self._announced:
+                self.outbox.emit(MembersChanged(self.members.voters, self.members.learners))
         return self.outbox.finish(self.log)
 
     @property
