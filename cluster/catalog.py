@@ -317,26 +317,29 @@ class Catalog:
     def _recruit(self, entry: log.RecruitCopies, index: int) -> Outcome:
         manager = self.volume_manager
         volume = manager.volume(entry.volume)
-        regions = np.frombuffer(entry.regions, dtype="<u4").astype(np.intp)
-        nodes = np.frombuffer(entry.nodes, dtype=np.uint8)
-        change = rules.recruit(
-            volume.table, regions, nodes, volume.copies, self.up_mask, self.domains
+        asked = np.frombuffer(entry.regions, dtype="<u4").astype(np.intp)
+        regions, nodes = rules.recruit(
+            volume.table,
+            asked,
+            np.frombuffer(entry.nodes, dtype=np.uint8),
+            volume.copies,
+            self.up_mask,
+            self.domains,
         )
-        limit = len(change.regions)
+        limit = len(regions)
         while limit:  # halves each time: at most 17 rounds
             try:
-                manager.allocate_slots(
-                    volume.volume, change.regions[:limit], change.joiner[:limit], index
-                )
+                manager.allocate_slots(volume.volume, regions[:limit], nodes[:limit], index)
                 break
             except NoSpace:
-                if limit <= 1:
+                if limit == 1:
                     raise
                 limit //= 2
-        taken = change.regions[:limit]
-        volume.table.joiner[taken] = change.joiner[:limit]
-        counts = {"recruited": int(limit), "skipped": len(regions) - int(limit)}
-        effects: list[Effect] = [RegionsChanged(volume.volume, taken)] if limit else []
+        volume.table.joiner[regions[:limit]] = nodes[:limit]
+        counts = {"recruited": limit, "skipped": len(asked) - limit}
+        effects: list[Effect] = []
+        if limit:
+            effects.append(RegionsChanged(volume.volume, regions[:limit]))
         return counts, effects
 
     def _change_rows(
@@ -368,8 +371,7 @@ class Catalog:
         table.in_sync[regions] = change.in_sync
         table.joiner[regions] = change.joiner
         table.offline[regions] = change.offline
-        if change.bump:
-            table.epoch[regions] += np.uint32(1)
+        table.epoch[regions] += np.uint32(1)
         table.version[regions] = index
         if len(change.release_regions):
             self.volume_manager.release_slots(

@@ -40,9 +40,9 @@ _LOWEST: Final[U8] = np.array(
 class RowChange:
     """New values for some rows of one volume, each of which gets a new version.
 
-    `bump`: the epoch grows by one. `release_regions`, `release_nodes`: pairs whose stale slots are
-    to be given back afterwards. `reduced`: rows that go on with a copy that lost what it had not
-    synced. `lost`: rows that no node holds any more.
+    The epoch of every row grows by one. `release_regions`, `release_nodes`: pairs whose stale
+    slots are to be given back afterwards. `reduced`: rows that go on with a copy that lost what it
+    had not synced. `lost`: rows that no node holds any more.
     """
 
     regions: Regions
@@ -50,7 +50,6 @@ class RowChange:
     in_sync: U8
     joiner: U8
     offline: Bools
-    bump: bool = True
     release_regions: Regions = field(default_factory=lambda: _NONE)
     release_nodes: U8 = field(default_factory=lambda: _NONE.astype(np.uint8))
     reduced: Regions = field(default_factory=lambda: _NONE)
@@ -197,8 +196,11 @@ def recruit(
     copies: int,
     up: int,
     domains: tuple[int, ...],
-) -> RowChange:
-    """Rows that want a copy and may have it on the given node. No new epoch: nothing is fenced."""
+) -> tuple[Regions, U8]:
+    """Regions that want a copy and may have it on the given node, ascending, and those nodes.
+
+    A join begins without a new epoch: nothing that is under way has to be fenced for it.
+    """
     regions, nodes = _first_mention(table, regions, nodes)
     bit = bits_of(nodes)
     in_sync = table.in_sync[regions]
@@ -208,11 +210,7 @@ def recruit(
         & (bit & np.uint8(up) & ~spread_of(in_sync, domains) != 0)
         & (np.bitwise_count(in_sync) < copies)
     )
-    regions, nodes = regions[fits], nodes[fits]
-    change = rows_as_they_are(table, regions)
-    change.joiner = nodes.copy()
-    change.bump = False
-    return change
+    return regions[fits], nodes[fits]
 
 
 def _first_mention(table: RegionTable, regions: Regions, nodes: U8) -> tuple[Regions, U8]:

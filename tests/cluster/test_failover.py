@@ -260,3 +260,40 @@ def test_a_full_node_is_not_recruited() -> None:
     apply(catalog, log.NodeDown(2, 12))
     assert catalog.room("g", REGION)[1] == 0
     assert plan_recruits(catalog, 1000) == []
+
+
+def test_a_node_with_little_space_is_recruited_for_that_much_only() -> None:
+    catalog = make(nodes=3, regions=64, owner=0)
+    size = (int(catalog.room("g", REGION)[1]) - 8) * REGION
+    apply(catalog, log.CreateVolume("filler", size, "g", 1, PAGE, 4, 4, "synced", 1))
+    apply(catalog, log.NodeDown(2, 12))
+    rows = planned_rows(plan_recruits(catalog, 1000))
+    assert len(rows) == int(catalog.room("g", REGION)[1]) == 8
+
+
+def test_the_limit_of_a_node_is_for_all_volumes_together() -> None:
+    catalog = make(nodes=3, regions=64, owner=0)
+    apply(catalog, log.CreateVolume("w", 64 * REGION, "g", 2, PAGE, 4, 4, "synced", 1))
+    apply(catalog, log.NodeDown(2, 12))
+    planned = plan_recruits(catalog, 40)
+    nodes = [node for entry in planned for node in entry.nodes]
+    owners = [
+        int(catalog.volumes[entry.volume].table.owner[region])
+        for entry in planned
+        for region in np.frombuffer(entry.regions, dtype="<u4")
+    ]
+    assert {entry.volume for entry in planned} == {1, 2}
+    assert max(np.bincount(nodes)) <= 40
+    assert max(np.bincount(owners)) <= 40
+
+
+def test_volumes_share_what_a_node_may_still_receive() -> None:
+    # Three owners want copies on the one node that has room for them.
+    catalog = make(nodes=4, regions=30, owner=0)
+    for node in (1, 2):
+        entry = log.CreateVolume(f"w{node}", 30 * REGION, "g", 2, PAGE, 4, 4, "synced", node)
+        apply(catalog, entry)
+    apply(catalog, log.NodeDown(3, 13))
+    apply(catalog, log.NodeUp(3, 20, True, False, INVENTORY))
+    planned = plan_recruits(catalog, 12)
+    assert [node for entry in planned for node in entry.nodes] == [3] * 12
