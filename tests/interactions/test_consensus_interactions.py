@@ -13,6 +13,7 @@ from cluster.raft_types import (
     BecameLeader,
     LeaderChanged,
     LostLeadership,
+    MemberChange,
     Members,
     MembersChanged,
     PeerBlank,
@@ -29,7 +30,11 @@ from tests.cluster.raft_network import Network
 HERE = Path(__file__).parent
 # The times of production; a short log and small pieces, so that snapshots are seen at work.
 CONFIG = RaftConfig(keep_entries=1, snapshot_chunk_bytes=16)
-CHANGES = {"remove": RemoveVoter, "learn": AddLearner, "promote": PromoteLearner}
+CHANGES: dict[str, Callable[[NodeId], MemberChange]] = {
+    "remove": RemoveVoter,
+    "learn": AddLearner,
+    "promote": PromoteLearner,
+}
 
 
 def in_words(node: NodeId, effect: RaftEffect) -> str | None:
