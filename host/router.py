@@ -218,7 +218,7 @@ class Router:
         """Send what this turn collected: one message per owner, or several when it is much."""
         if not self._out:
             return
-        out, self._out = self._out, {}
+        out = self.take_out()
         for owner in sorted(out):
             buffers: list[Buffer] = []
             pieces: list[Piece] = []
@@ -239,12 +239,21 @@ class Router:
     def _send_batch(
         self, owner: int, pieces: list[Piece], buffers: list[Buffer], now_ns: int
     ) -> None:
-        if self._ways.send(owner, HostBatch(len(pieces), tuple(buffers))):
-            for piece in pieces:
-                piece.sent = True
-            return
+        taken = self._ways.send(owner, HostBatch(len(pieces), tuple(buffers)))
+        self.sent(owner, pieces, taken, now_ns)
+
+    def take_out(self) -> dict[int, list[Piece]]:
+        """What this turn collected, by owner, for a caller that sends in a way of its own."""
+        out, self._out = self._out, {}
+        return out
+
+    def sent(self, owner: int, pieces: list[Piece], taken: bool, now_ns: int) -> None:
+        """The bus took the pieces for that owner, or did not."""
         for piece in pieces:
-            self._later(piece, now_ns)
+            if taken:
+                piece.sent = True
+            else:
+                self._later(piece, now_ns)
 
     # ------------------------------------------------------------------ answers
 

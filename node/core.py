@@ -21,7 +21,14 @@ from base.units import NS_PER_MS
 from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
-from cluster.effects import NodeChanged, PairCut, RegionsChanged, VolumeRemoved
+from cluster.effects import (
+    NodeChanged,
+    PairCut,
+    RegionsChanged,
+    VolumeCreated,
+    VolumeGrown,
+    VolumeRemoved,
+)
 from cluster.entries import AdmitCopies, NodeUp, encode, pack_rows
 from cluster.membership import (
     TICK,
@@ -67,6 +74,7 @@ ADMIT_RETRY_NS = 500 * NS_PER_MS
 TRANSFER_RETRY_NS = 2_000 * NS_PER_MS
 LEADER_NS = 100 * NS_PER_MS
 BUSY_TICK_NS = 20 * NS_PER_MS
+DUTY_NS = 300 * NS_PER_MS
 PROPOSAL_NS = 5_000 * NS_PER_MS
 
 MEMBERS_OF = tuple(tuple(node for node in range(8) if bits >> node & 1) for bits in range(256))
@@ -137,6 +145,7 @@ class NodeCore:
         self._next_commit_ns = now_ns
         self._next_admit_ns = now_ns
         self._next_leader_ns = now_ns
+        self._next_duty_ns = now_ns
         self._joins_wanted = True
         self._life_asked = False
         self._compacted = catalog.version
@@ -506,6 +515,7 @@ class NodeCore:
         result = None
         if message.outcome == REFUSED:
             error = from_code(message.code, message.text)
+            self.effects.append(Note("proposal.refused", code=message.code, text=message.text))
         elif message.outcome == APPLIED:
             result = msgpack.unpackb(message.result)
         self.proposals.answered(message, error, result)
@@ -584,6 +594,8 @@ class NodeCore:
                     self._drop(copy)
                 self.copies.pop(effect.volume, None)
                 self._owners.pop(effect.volume, None)
+            elif isinstance(effect, VolumeCreated | VolumeGrown):
+                self._owners[effect.volume] = self._table(effect.volume).owner.copy()
             elif isinstance(effect, NodeChanged):
                 self._on_node_changed(effect.node, index, now_ns)
             elif isinstance(effect, PairCut) and self.self_id in (effect.first, effect.second):
@@ -618,12 +630,11 @@ class NodeCore:
     def _on_regions_changed(self, volume: int, index: int, now_ns: int) -> None:
         table = self._table(volume)
         owners = self._owners.get(volume)
-        if owners is None or len(owners) != len(table) or not np.array_equal(owners, table.owner):
+        if owners is None or not np.array_equal(owners, table.owner):
             # Somebody lost ownership: whoever has not applied this gets no lease from here any
             # more, and what this node now owns opens only after all leases that it ever granted.
-            if owners is not None:
-                self.leases.floor = index
-                self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
+            self.leases.floor = index
+            self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
             self._owners[volume] = table.owner.copy()
         self._joins_wanted = True
         if not self.active:
@@ -669,6 +680,7 @@ class NodeCore:
         assert incarnation > self.incarnation
         self.incarnation = incarnation
         self._life_asked = False
+        self._next_duty_ns = now_ns
         self.intact = True
         self.blank = False
         self.leases.renew(incarnation, now_ns)
@@ -676,12 +688,13 @@ class NodeCore:
         self._report_for_duty(now_ns)
 
     def _report_for_duty(self, now_ns: int) -> None:
-        if len(self.proposals) or self._life_asked or not self.catalog.cluster_id:
+        if self._life_asked or not self.catalog.cluster_id or now_ns < self._next_duty_ns:
             return
+        self._next_duty_ns = now_ns + DUTY_NS
         entry = NodeUp(
             NodeId(self.self_id), self.incarnation, self.intact, self.blank, self.inventory
         )
-        self.propose(encode(entry), None, now_ns, timeout_ns=1_000 * NS_PER_MS, repeatable=True)
+        self.propose(encode(entry), None, now_ns, timeout_ns=DUTY_NS, repeatable=True)
 
     # ------------------------------------------------------------------ membership
 
