@@ -1,0 +1,580 @@
+"""shell: the command line `eightfold`. Commands ask the JSON API of some node, or the directory.
+
+The cluster is found by --dir, else by EIGHTFOLD_DIR, else it is ./eightfold-data. Imports beyond
+Typer happen in the commands that need them, so that every command starts quickly.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from admin import output
+from admin.local import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, read_cluster
+from admin.output import reported
+from base.errors import InvalidRequest, NotConnected, StorageError
+from base.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from admin.client import ClusterClient
+
+POLL_SECONDS: Final = 0.2
+REGIONS_SHOWN: Final = 64
+
+app = typer.Typer(
+    name="eightfold",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="A storage cluster that you can break: eight nodes, replicated regions, NBD hosts.\n\n"
+    "Start with `eightfold up`, then in another terminal `eightfold volume create v1 10GiB`, and"
+    " use nbd://127.0.0.1:10809/v1 with any NBD client. `eightfold demo` shows it all in a minute.",
+)
+node_app = typer.Typer(no_args_is_help=True, help="Look at node processes, kill and start them.")
+volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and remove volumes.")
+app.add_typer(node_app, name="node")
+app.add_typer(volume_app, name="volume")
+
+Directory = Annotated[
+    Path,
+    typer.Option("--dir", envvar=DIRECTORY_VARIABLE, help="The directory of the cluster."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too (on standard error).")]
+Node = Annotated[str, typer.Argument(help="A node, as n3 or 3.")]
+Volume = Annotated[str, typer.Argument(help="Name of the volume.")]
+Size = Annotated[str, typer.Argument(help="Bytes, or as 10GiB, 512MiB, 1.5TiB.")]
+
+DIRECTORY: Final = Path(DIRECTORY_DEFAULT)
+
+
+def _client(directory: Path) -> ClusterClient:
+    from admin.client import ClusterClient
+
+    return ClusterClient(read_cluster(directory))
+
+
+def _number(node: str) -> int:
+    digits = node.removeprefix("n")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 3:
+        raise InvalidRequest(f"{node!r} is not a node; nodes are called n0 to n7")
+    return int(digits)
+
+
+def _bytes(size: str, *, key: str) -> int:
+    try:
+        return parse_size(size)
+    except ValueError as error:
+        raise InvalidRequest(f"{key}: {error}") from None
+
+
+# --- the cluster ---------------------------------------------------------------------------------
+
+
+@app.command()
+@reported
+def up(
+    directory: Directory = DIRECTORY,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Configuration to start with; see configs/cluster.yaml for all of it."),
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes of a new cluster.")] = None,
+    base_port: Annotated[
+        int | None, typer.Option(help="A new cluster uses 24 ports above this one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start all nodes in this terminal and show a live table. Ctrl-C stops them cleanly.
+
+    The first start makes the directory: configuration, secret, token, and the emulated disks of
+    each node. Later starts find everything again, volumes included.
+    """
+    from admin.up import run_up
+
+    raise typer.Exit(
+        run_up(directory, config_file=config, nodes=nodes, base_port=base_port, as_json=as_json)
+    )
+
+
+@app.command()
+@reported
+def down(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """Stop a cluster that another terminal started, cleanly."""
+    from admin.up import run_down
+
+    stopped, killed = run_down(read_cluster(directory))
+    if as_json:
+        output.emit({"stopped": stopped, "killed": killed})
+    else:
+        output.say(f"{len(stopped)} nodes stopped, {len(killed)} had to be killed")
+    raise typer.Exit(1 if killed else 0)
+
+
+@app.command()
+@reported
+def status(
+    directory: Directory = DIRECTORY,
+    wait: Annotated[
+        bool, typer.Option(help="Wait until every region has all its copies again.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Longest wait, in seconds.")] = 600,
+    as_json: Json = False,
+) -> None:
+    """Show whether the cluster is whole: nodes, leader, and regions by state.
+
+    Exit code 0 when every region has all its copies, 3 when one is short of a copy, 4 when one is
+    offline.
+    """
+    client = _client(directory)
+    answer = client.status()
+    if wait and not _whole(answer):
+        answer = _wait_whole(client, timeout, quiet=as_json)
+    if as_json:
+        output.emit(answer)
+    else:
+        _show_status(answer)
+    regions = answer["regions"]
+    if regions["offline"]:
+        raise typer.Exit(4)
+    raise typer.Exit(0 if _whole(answer) else 3)
+
+
+def _whole(answer: dict[str, Any]) -> bool:
+    return bool(answer["regions"]["normal"] == answer["regions"]["total"])
+
+
+def _wait_whole(client: ClusterClient, seconds: float, *, quiet: bool) -> Any:
+    from admin.spawn import pause
+    from base.clock import RealClock
+
+    clock = RealClock()
+    until_ns = clock.now_ns() + int(seconds * 1e9)
+    with output.progress("re-mirroring regions", quiet=quiet) as bar:
+        while True:
+            answer = client.status()
+            bar(answer["regions"]["normal"], answer["regions"]["total"])
+            if _whole(answer) or clock.now_ns() > until_ns:
+                return answer
+            pause(POLL_SECONDS)
+
+
+def _show_status(answer: dict[str, Any]) -> None:
+    regions = answer["regions"]
+    leader = f"n{answer['leader']}" if answer["leader"] >= 0 else "nobody"
+    states = [f"{regions[key]} {key}" for key in ("joining", "degraded", "offline") if regions[key]]
+    rows = [
+        ("cluster", f"{answer['cluster']}, as n{answer['node']} sees it"),
+        ("nodes alive", f"{answer['nodes_alive']} of {answer['nodes_total']}"),
+        ("leader", f"{leader}, term {answer['term']}, catalog {answer['catalog_version']}"),
+        ("volumes", answer["volumes"]),
+        ("regions", ", ".join([f"{regions['normal']} of {regions['total']} whole", *states])),
+    ]
+    output.table("", ("", ""), rows)
+
+
+# --- nodes ---------------------------------------------------------------------------------------
+
+
+@node_app.command("list")
+@reported
+def node_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """List the nodes: their process on this machine, and what the cluster thinks of them."""
+    from admin.local import node_pid, process_state
+
+    cluster = read_cluster(directory)
+    known: dict[int, Any] = {}
+    with suppress(NotConnected):  # nobody runs: the directory still says something
+        known = {row["id"]: row for row in _client(directory).nodes()}
+    rows = []
+    for node in cluster.nodes:
+        pid = node_pid(node)
+        process = "not running" if pid is None else "running"
+        if pid is not None and process_state(pid) in "Tt":
+            process = "paused"
+        local = {
+            "id": node.node, "name": node.name, "process": process, "pid": pid,
+            "host": node.host, "nbd_port": node.nbd_port, "admin_port": node.admin_port,
+        }  # fmt: skip
+        rows.append({**known.get(node.node, {"state": "unknown"}), **local})
+    if as_json:
+        output.emit(rows)
+        return
+    output.table(
+        "",
+        ("node", "process", "pid#", "state", "leader", "owned#", "copies#", "nbd", "free#"),
+        [
+            (
+                row["name"], row["process"], row["pid"] or "-", row["state"],
+                "leads" if row.get("leader") else "", row.get("regions_owned", "-"),
+                row.get("regions_copied", "-"), f"{row['host']}:{row['nbd_port']}",
+                format_size(row["free_bytes"]) if "free_bytes" in row else "-",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+@node_app.command("show")
+@reported
+def node_show(node: Node, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """Show the counters of one node, and the last line of its log when it does not answer."""
+    from admin.client import NodeClient
+    from admin.local import node_pid
+    from admin.spawn import last_line
+
+    cluster = read_cluster(directory)
+    local = cluster.node(_number(node))
+    about: dict[str, Any] = {"name": local.name, "pid": node_pid(local), "log": str(local.log_path)}
+    try:
+        statistics = NodeClient(local, cluster.token(), 5.0).call("GET", "/v1/statistics")
+    except NotConnected:
+        statistics = None
+        about["last_line"] = last_line(local.log_path)
+    if as_json:
+        output.emit({**about, "statistics": statistics})
+        return
+    rows: list[tuple[str, object]] = list(about.items())
+    for key, value in (statistics or {}).items():
+        if isinstance(value, dict):
+            rows += [(f"{key} {name}", each) for name, each in value.items()]
+        else:
+            rows.append((key, value))
+    output.table("", ("", "#"), [(key.replace("_", " "), value) for key, value in rows])
+
+
+@node_app.command("kill")
+@reported
+def node_kill(
+    node: Node,
+    signal_name: Annotated[
+        str, typer.Option("--signal", help="KILL, TERM (clean stop), STOP (pause) or CONT.")
+    ] = "KILL",
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Send a signal to the process of a node: by default SIGKILL, which it cannot notice.
+
+    The process is found by its pid file and its start time, so no other process can be hit.
+    """
+    from admin.local import signal_node
+
+    wanted = signal_name.upper().removeprefix("SIG")
+    if wanted not in ("KILL", "TERM", "STOP", "CONT"):
+        raise InvalidRequest(f"--signal: {signal_name} is not KILL, TERM, STOP or CONT")
+    local = read_cluster(directory).node(_number(node))
+    pid = signal_node(local, signal.Signals[f"SIG{wanted}"])
+    if as_json:
+        output.emit({"node": local.node, "pid": pid, "signal": wanted})
+    else:
+        output.say(f"sent SIG{wanted} to node {local.name}, process {pid}")
+
+
+@node_app.command("start")
+@reported
+def node_start(node: Node, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """Start one node again, on its own disks and journal. A running `up` shows and stops it too."""
+    from admin.spawn import start_alone
+
+    cluster = read_cluster(directory)
+    local = cluster.node(_number(node))
+    pid = start_alone(cluster, local)
+    if as_json:
+        output.emit({"node": local.node, "pid": pid})
+    else:
+        output.say(f"node {local.name} started as process {pid}; its log is {local.log_path}")
+
+
+# --- volumes -------------------------------------------------------------------------------------
+
+
+@volume_app.command("create")
+@reported
+def volume_create(
+    name: Volume,
+    size: Size,
+    group: Annotated[
+        str | None, typer.Option(help="Provisioning group; it decides the RAID level.")
+    ] = None,
+    raid: Annotated[
+        int | None, typer.Option(help="Short for --group raid0 or --group raid1.")
+    ] = None,
+    copies: Annotated[int | None, typer.Option(help="Nodes that hold each region: 1 or 2.")] = None,
+    page: Annotated[str | None, typer.Option(help="Page size, as 16KiB.")] = None,
+    l2: Annotated[int | None, typer.Option(help="Entries of an L2 table.")] = None,
+    l3: Annotated[int | None, typer.Option(help="Entries of an L3 table.")] = None,
+    degraded: Annotated[
+        str | None,
+        typer.Option(help="Writes while one copy is left: synced, suspend or continue."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until hosts can use it.")] = True,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Create a volume. Space is taken when data is written, so it may be large.
+
+    What is not said comes from `volumes` in the configuration. Page and table sizes cannot change
+    later.
+    """
+    if raid is not None and group is not None:
+        raise InvalidRequest("--raid and --group: give one of them")
+    given = {
+        "group": group if raid is None else f"raid{raid}", "copies": copies, "l2_entries": l2,
+        "l3_entries": l3, "degraded": degraded,
+        "page_bytes": None if page is None else _bytes(page, key="--page"),
+    }  # fmt: skip
+    spec: dict[str, Any] = {"name": name, "size_bytes": _bytes(size, key="SIZE")}
+    spec.update({key: value for key, value in given.items() if value is not None})
+    client = _client(directory)
+    row = client.create_volume(spec)
+    if wait and row["state"] == "creating":
+        row = wait_created(client, name, quiet=as_json)
+    _show_volume(row, as_json=as_json, client=client)
+
+
+def wait_created(client: ClusterClient, name: str, *, quiet: bool, seconds: float = 60) -> Any:
+    """Until no region of a new volume waits to be opened, or the time is over."""
+    from admin.spawn import pause
+
+    with output.progress(f"creating {name}", quiet=quiet) as bar:
+        for _ in range(int(seconds / POLL_SECONDS) + 1):
+            row = client.volume(name)
+            bar(row["regions"]["normal"], row["regions"]["total"])
+            if row["state"] != "creating":
+                break
+            pause(POLL_SECONDS)
+    return row
+
+
+def _show_volume(row: dict[str, Any], *, as_json: bool, client: ClusterClient) -> None:
+    if as_json:
+        output.emit(row)
+        return
+    regions = row["regions"]
+    node = client.cluster.nodes[0]
+    rows = [
+        ("name", row["name"]),
+        ("state", row["state"]),
+        ("size", f"{format_size(row['size_bytes'])} ({row['size_bytes']} bytes)"),
+        ("copies", f"{row['copies']}, in group {row['group']}"),
+        ("one copy left", f"writes are {row['degraded']}"),
+        ("page", format_size(row["page_bytes"])),
+        ("regions", f"{regions['total']} of {format_size(row['region_bytes'])}"),
+        ("whole", f"{regions['normal']} of {regions['total']}"),
+        ("hosts", f"nbd://{node.host}:{node.nbd_port}/{row['name']}, or at any other node"),
+    ]
+    output.table("", ("", ""), rows)
+
+
+@volume_app.command("list")
+@reported
+def volume_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """List the volumes."""
+    rows = _client(directory).volumes()
+    if as_json:
+        output.emit(rows)
+    elif not rows:
+        output.say("there are no volumes; create one with `eightfold volume create NAME SIZE`")
+    else:
+        output.table(
+            "",
+            ("name", "size#", "state", "copies#", "group", "regions#", "whole#"),
+            [
+                (
+                    row["name"], format_size(row["size_bytes"]), row["state"], row["copies"],
+                    row["group"], row["regions"]["total"],
+                    output.percent(row["regions"]["normal"], row["regions"]["total"]),
+                )
+                for row in rows
+            ],
+        )  # fmt: skip
+
+
+@volume_app.command("show")
+@reported
+def volume_show(
+    name: Volume,
+    regions: Annotated[
+        bool, typer.Option(help="Show owner and copies of its regions too.")
+    ] = False,
+    first: Annotated[int, typer.Option(min=0, help="First region to show.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=4096, help="Regions to show.")] = REGIONS_SHOWN,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Show one volume, and with --regions where its regions live."""
+    client = _client(directory)
+    row = client.volume(name)
+    if not regions:
+        _show_volume(row, as_json=as_json, client=client)
+        return
+    table = client.regions(name, first, count)
+    if as_json:
+        output.emit({**row, "table": table})
+        return
+    _show_volume(row, as_json=False, client=client)
+    output.table(
+        "",
+        ("region#", "state", "owner", "copies", "joining", "epoch#"),
+        [
+            (
+                each["region"], each["state"], _node_name(each["owner"]),
+                " ".join(_node_name(number) for number in each["copies"]),
+                _node_name(each["joiner"]), each["epoch"],
+            )
+            for each in table
+        ],
+    )  # fmt: skip
+
+
+def _node_name(number: int) -> str:
+    return f"n{number}" if number >= 0 else "-"
+
+
+@volume_app.command("map")
+@reported
+def volume_map(
+    name: Volume,
+    offset: Annotated[str, typer.Argument(help="Byte offset, as 4096 or 3GiB.")],
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Show every physical block that holds the byte at OFFSET: node, disk, chunklet, path."""
+    answer = _client(directory).map_address(name, _bytes(offset, key="OFFSET"))
+    if as_json:
+        output.emit(answer)
+        return
+    output.say(
+        f"{name} + {answer['offset']}: region {answer['region']} + {answer['region_offset']},"
+        f" page {answer['page']}, epoch {answer['epoch']}"
+    )
+    rows: list[tuple[object, ...]] = []
+    for copy in answer["copies"]:
+        head = (
+            _node_name(copy["node"]),
+            copy["role"],
+            f"{copy['ld']}",
+            f"RAID {copy['raid_level']}",
+        )
+        for block in copy["blocks"]:
+            where = f"cage {block['cage']} sled {block['sled']} slot {block['slot']}"
+            rows.append(
+                (
+                    *head,
+                    block["disk"],
+                    where,
+                    block["loop"],
+                    block["chunklet"],
+                    block["disk_offset"],
+                )
+            )
+        if not copy["blocks"]:
+            rows.append((*head, "-", "nothing written yet", "-", "-", "-"))
+    columns = ("node", "role", "LD#", "level", "disk#", "place", "loop", "chunklet#", "offset#")
+    output.table("", columns, rows)
+
+
+@volume_app.command("grow")
+@reported
+def volume_grow(
+    name: Volume, size: Size, directory: Directory = DIRECTORY, as_json: Json = False
+) -> None:
+    """Make a volume larger, to SIZE in all. Hosts see the new size when they reconnect."""
+    client = _client(directory)
+    _show_volume(client.grow_volume(name, _bytes(size, key="SIZE")), as_json=as_json, client=client)
+
+
+@volume_app.command("remove")
+@reported
+def volume_remove(
+    name: Volume,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Remove a volume with everything in it. It cannot be brought back."""
+    client = _client(directory)
+    row = client.volume(name)
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise InvalidRequest(f"removing {name} loses its contents: say --yes")
+        size = format_size(row["size_bytes"])
+        typer.confirm(f"Remove volume {name} ({size}) and everything in it?", abort=True)
+    answer = client.remove_volume(name)
+    if as_json:
+        output.emit(answer)
+    else:
+        output.say(f"volume {name} removed")
+
+
+# --- hosts ---------------------------------------------------------------------------------------
+
+
+@app.command()
+@reported
+def attach(
+    volume: Volume,
+    socket: Annotated[
+        Path | None, typer.Option(help="Where to listen; default: VOLUME.sock in the directory.")
+    ] = None,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Serve a volume on one local NBD socket that survives the loss of any node. Ctrl-C ends it.
+
+    It sends each request straight to the node that owns the region. Use it with any NBD client as
+    nbd+unix:///VOLUME?socket=PATH.
+    """
+    from importlib import import_module  # `host` stands beside `admin`: neither knows the other
+
+    client = _client(directory)
+    client.volume(volume)
+    path = socket or directory / f"{volume}.sock"
+    arguments = ["--volume", volume, "--socket", str(path)]
+    for node in client.cluster.nodes:
+        arguments += ["--node", f"{node.node}={node.host}:{node.nbd_port}:{node.admin_port}"]
+    arguments += ["--token-file", str(client.cluster.token_path)]
+    if as_json:
+        output.emit({"volume": volume, "socket": str(path)})
+    else:
+        output.say(f"nbd+unix:///{volume}?socket={path}")
+    client.close()
+    raise typer.Exit(import_module("host.attach").main(arguments))
+
+
+@app.command()
+@reported
+def demo(
+    nodes: Annotated[int, typer.Option(min=3, max=8, help="Number of nodes.")] = 8,
+    size: Annotated[str, typer.Option(help="Size of the volume.")] = "256MiB",
+    seconds: Annotated[float, typer.Option(help="Seconds of writing before the kill.")] = 3.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the directory.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show it all in a minute: start, write, kill the busiest node, repair, compare.
+
+    Exit code 0 when every acknowledged byte was read back, 1 when anything was lost.
+    """
+    from admin.demo import run
+
+    size_bytes = _bytes(size, key="--size")
+    raise typer.Exit(
+        run(nodes=nodes, size_bytes=size_bytes, seconds=seconds, keep=keep, as_json=as_json)
+    )
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except StorageError as error:  # before a command took over
+        output.fail(error, as_json=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
