@@ -259,6 +259,14 @@ def test_a_node_that_hears_a_leader_refuses_pre_votes() -> None:  # thesis 4.2.3
     assert said(lone.hear(N2, RequestVote(2, 2, 0, 0, True))) == [VoteReply(2, N0, True, True)]
 
 
+def test_a_leader_of_an_older_term_protects_nobody() -> None:
+    lone = Lone(term=1)
+    lone.append()
+    lone.hear(N2, RequestVote(2, 2, 0, 0, False))
+    lone.sync()
+    assert said(lone.hear(N1, RequestVote(3, 1, 0, 0, True))) == [VoteReply(3, N0, True, True)]
+
+
 def test_a_leader_commits_entries_of_earlier_terms_only_by_one_of_its_own() -> None:
     """Raft section 5.4.2 and figure 8: an old entry on a majority may still be overwritten."""
     lone = Lone(entry(1), entry(2), term=3)
