@@ -336,3 +336,11 @@ def test_every_error_value_has_an_error_of_ours() -> None:
 
 def test_disconnect_is_an_event() -> None:
     assert isinstance(only(reader().receive_data(request(wire.CMD_DISC, 0, 0))), Disconnect)
+
+
+def test_client_refuses_a_read_that_was_answered_in_part() -> None:
+    client = ReplyReader(ExportInfo(structured=True))
+    pending, _ = client.request(wire.CMD_READ, 0, 1024, into=memoryview(bytearray(1024)))
+    chunk = wire.CHUNK_DATA.pack(wire.STRUCTURED_REPLY_MAGIC, 1, 1, pending.cookie, 520, 0)
+    with pytest.raises(RemoteProtocolError, match="1024 bytes was answered with 512"):
+        client.receive_data(chunk + bytes(512))

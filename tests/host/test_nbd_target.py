@@ -178,6 +178,29 @@ def test_reading_stops_at_the_bound_of_bytes() -> None:
     by_hand(check)
 
 
+def test_reading_goes_on_when_bytes_have_been_answered() -> None:
+    async def check(bench: Bench) -> None:
+        bench.volume.hold = True
+        bench.feed(request(wire.CMD_READ, 0, 32 * MiB) * 3)
+        bench.volume.release()
+        await asyncio.sleep(0)
+        assert len(bench.volume.held) == 1
+        assert bench.transport.reading
+
+    by_hand(check)
+
+
+def test_answers_for_a_vanished_client_are_not_kept() -> None:
+    async def check(bench: Bench) -> None:
+        bench.volume.hold = True
+        bench.feed(request(wire.CMD_READ) * 5)
+        bench.connection.connection_lost(ConnectionResetError())
+        bench.volume.release()
+        assert bench.connection._out == []
+
+    by_hand(check)
+
+
 def test_a_client_that_reads_nothing_is_not_read_from() -> None:
     async def check(bench: Bench) -> None:
         bench.volume.hold = True
