@@ -220,6 +220,7 @@ class RegionCopy:
             self.matched = self.committed
             self.admitting = False
             self.transfer = TRANSFER_IDLE
+            self.session = 0  # sessions are numbered within an epoch
         previous_role, self.role = self.role, role
         if role == OWNER:
             again = previous_role == OWNER and previous_owner == self.self_id
@@ -531,7 +532,11 @@ class RegionCopy:
     def _acknowledge(self) -> None:
         seq = min(self.journalled, self.matched)
         # Nothing beyond the commit point of an earlier epoch counts before it was matched.
-        session = self.session if self.role == JOINER else 0
+        session = 0
+        if self.role == JOINER:
+            session = self.session
+            if not session:
+                return
         self.effects.append(Ack(self, self.owner, seq, min(self.synced, seq), session))
 
     def _refuse(self, sender: int, reason: int) -> None:

@@ -2,7 +2,7 @@
 
 No asyncio, no sockets, no files: one heap of (time, number, call). A kernel node does what the real
 shell of a node does — performs effects in order, journals, sends, applies — on models of disk and
-network that are drawn from the seed. Whatever a process kill leaves in a journal is kept per node in
+network that are drawn from the seed. What a process kill leaves in a journal is kept per node in
 `Durable`; a restart rebuilds the cores from it. Checkers hang on `Watch`.
 """
 
@@ -246,6 +246,7 @@ class KernelNode:
         self._acks: dict[int, dict[Key, fx.Ack]] = {}
         self._records: dict[int, list[tuple[Record, int, int]]] = {}
         self._tick_at_ns = 0
+        self._persist_at_ns = 0
         kernel.endpoints[node] = self
 
     def __repr__(self) -> str:
@@ -440,7 +441,7 @@ class KernelNode:
             self.core.write(record, token, self.clock_ns())
 
     def _read(self, token: tuple[int, Record]) -> None:
-        sender, record = token
+        record = token[1]
         now_ns = self.clock_ns()
         copy = self.core.copy_for_host(record.volume, record.region, now_ns)
         if not isinstance(copy, RegionCopy):
@@ -703,7 +704,9 @@ class KernelNode:
     def _persist(self, effect: fx.PersistRaft) -> None:
         request: rt.Persist = effect.request
         delay_ns = self.kernel.config.sync_ns // 2 + self._rng.below(self.kernel.config.sync_ns)
-        self.kernel.after(delay_ns, self._persisted, self.life, request)
+        # One device: what was handed over first is on it first.
+        self._persist_at_ns = max(self._persist_at_ns + 1, self.kernel.now_ns + delay_ns)
+        self.kernel.at(self._persist_at_ns, self._persisted, self.life, request)
 
     def _persisted(self, life: int, request: rt.Persist) -> None:
         # A killed process may have had this write on its way: it is lost here, as a torn one is.
