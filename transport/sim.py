@@ -22,6 +22,7 @@ import contextvars
 import dataclasses
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -514,6 +515,7 @@ class SimBus:
         self._on_link: OnLink | None = None
         self._loop: asyncio.AbstractEventLoop
         self._context: contextvars.Context
+        self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._frames_sent = self._frames_received = 0
         self._bytes_sent = self._bytes_received = 0
         self._sends_refused = 0
@@ -559,11 +561,20 @@ class SimBus:
 
     def enter(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Called by the network: run something as this node, unless it is detached by then."""
-        self._loop.call_soon(self._entered, callback, arguments, context=self._context)
+        if not self._inbox:
+            self._loop.call_soon(self._drain, context=self._context)
+        self._inbox.append((callback, arguments))
 
-    def _entered(self, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if self.attached:
-            callback(*arguments)
+    def _drain(self) -> None:
+        # A queue of its own: a loop that shuffles what is due at once must not shuffle a link.
+        try:
+            for _ in range(len(self._inbox)):
+                callback, arguments = self._inbox.popleft()
+                if self.attached:
+                    callback(*arguments)
+        finally:
+            if self._inbox:
+                self._loop.call_soon(self._drain, context=self._context)
 
     def link_up(self, peer: int, session: int) -> None:
         """Called by the network."""

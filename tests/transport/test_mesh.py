@@ -359,17 +359,43 @@ def test_a_peer_that_takes_nothing_fills_the_bound_and_then_is_refused() -> None
         await until(lambda: zero.session(1) and one.session(0))
         stuck: Connection = one._links[0]
         stuck._transport.pause_reading()  # type: ignore[union-attr]
-        sent = 0
-        for _ in range(200):
-            if not zero.send(1, HostBatch(sent, bytes(1 << 20))):
-                break
+        for number in range(40):  # in one turn: they lie in the transport afterwards
+            assert zero.send(1, HostBatch(number, bytes(1 << 20)))
+        await asyncio.sleep(0)
+        sent = 40
+        while zero.send(1, HostBatch(sent, bytes(1 << 20))):
             sent += 1
             await asyncio.sleep(0)
-        assert 40 <= sent < 100
+            assert sent < 100
+        assert sent < 60  # what the sockets hold comes on top
         assert zero.statistics().links[0].queued_bytes <= 42 << 20
         assert zero.session(1)
         stuck._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: one.statistics().frames_received == sent)
+        await zero.close()
+        await one.close()
+
+    run(body())
+
+
+def test_nothing_of_a_read_is_delivered_after_the_link_ended_in_the_middle_of_it() -> None:
+    async def body() -> None:
+        one = mesh(1, {0: NOWHERE})
+        received: list[object] = []
+
+        def on_message(peer: int, message: object) -> None:
+            received.append(message)
+            one._links[peer].end("by the test")
+
+        one.set_receiver(on_message, lambda *_: None)
+        await one.start()
+        zero = mesh(0, {1: one.listening})
+        await zero.start()
+        await until(lambda: zero.session(1) and one.session(0))
+        for number in range(10):
+            zero.send(1, SyncRequest(number))
+        await until(lambda: one.session(0) > 1)
+        assert received == [SyncRequest(0)]
         await zero.close()
         await one.close()
 

@@ -266,6 +266,30 @@ def test_a_restarted_node_has_newer_sessions_and_gets_nothing_old(world: Make) -
     assert w.links(0)[0] == (1, 0)
 
 
+def test_a_restarted_node_gets_nothing_before_it_is_linked(world: Make) -> None:
+    w = world()
+    w.send(0, 1, range(3))
+    w.network.detach(1, deliver_under_way=True)
+    w.start(1)
+    w.run_ms(500)
+    assert w.received(1) == []
+    assert w.buses[1].session(0) > 0
+
+
+def test_what_is_sent_as_soon_as_a_link_is_up_arrives(world: Make) -> None:
+    w = world(conditions=LinkConditions(delay_min_us=0, delay_mean_us=10_000))
+    acceptor = w.buses[1]
+    acceptor.set_receiver(
+        lambda peer, message: None,
+        lambda peer, session: session and w.send(1, peer, range(20)),
+    )
+    for _ in range(5):
+        w.trace.clear()
+        w.network.reset(0, 1)
+        w.run_ms(500)
+        assert w.received(0) == list(range(20))
+
+
 def test_a_crash_behind_a_cut_is_noticed_only_when_it_heals(world: Make) -> None:
     w = world()
     w.network.cut(0, 1)
