@@ -1,0 +1,221 @@
+"""shell: writes dirty pages to the disks, oldest first, a bounded amount in one turn of the loop.
+
+One group of pages is on its way at a time, so two versions of a page can never overtake each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from base.clock import Clock
+from base.errors import DeviceFailed, NoSpace, StorageError
+from base.units import NS_PER_MS, KiB
+from node.cache import Cache, Page, contents, mask_runs
+from node.disk_shelf import DiskShelf
+from node.journal import Journal
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class DestagePace:
+    """turn_*: most that is written without giving the loop back. pause_ms: between turns while the
+    cache is not above its high mark. after_ms: no page stays dirty longer. sync_ms: least time
+    between journal syncs that destaging asks for. retry_ms: pause after an error of a disk."""
+
+    turn_pages: int = 32
+    turn_bytes: int = 512 * KiB
+    pause_ms: int = 2
+    after_ms: int = 1000
+    sync_ms: int = 50
+    idle_ms: int = 200
+    retry_ms: int = 1000
+    journal_percent: int = 50  # of the ring in use: destage everything, so that it can be trimmed
+
+
+class Destager:
+    """Keeps the cache below its marks. `on_region_error(key, error)`: dirty pages of the region
+    cannot be written to any member of its disks; they stay dirty and are tried again."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        shelf: DiskShelf,
+        journal: Journal,
+        clock: Clock,
+        pace: DestagePace,
+        *,
+        on_region_error: Callable[[tuple[int, int], StorageError], None] | None,
+        on_room: Callable[[], None] | None,
+    ) -> None:
+        self._cache = cache
+        self._shelf = shelf
+        self._journal = journal
+        self._clock = clock
+        self._pace = pace
+        self.on_region_error = on_region_error
+        self.on_room = on_room
+        self._nap: asyncio.Future[None] | None = None
+        self._full_speed = False
+        self._sync_asked = False
+        self._last_sync_ns = 0
+        self._turn_lock = asyncio.Lock()
+        self.errors = 0
+        self.syncs = 0
+
+    def kick(self) -> None:
+        """There is something to do: do not sleep on."""
+        nap = self._nap
+        if nap is not None and not nap.done():
+            nap.set_result(None)
+
+    async def run(self) -> None:
+        """For ever."""
+        pace = self._pace
+        while True:
+            self._cache.now_ns = self._clock.now_ns()
+            if not self._has_work():
+                await self._sleep(pace.idle_ms)
+                continue
+            errors = self.errors
+            more = await self.turn()
+            if self.errors != errors:
+                await self._clock.sleep(pace.retry_ms / 1000)
+            elif more:
+                await self._clock.sleep(0 if self._full_speed else pace.pause_ms / 1000)
+            else:
+                if self._cache.pages:
+                    self._ask_sync()
+                await self._sleep(pace.sync_ms)
+
+    def _has_work(self) -> bool:
+        cache, pace = self._cache, self._pace
+        dirty = cache.dirty_bytes
+        if dirty >= cache.high_bytes or self._journal.used_percent >= pace.journal_percent:
+            self._full_speed = dirty > 0
+        elif dirty <= cache.low_bytes:
+            self._full_speed = False
+        if self._full_speed:
+            return True
+        born_ns = cache.oldest_born_ns
+        return born_ns is not None and cache.now_ns - born_ns >= pace.after_ms * NS_PER_MS
+
+    async def _sleep(self, duration_ms: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._nap = loop.create_future()
+        timer = self._clock.call_later(duration_ms / 1000, self.kick)
+        try:
+            await self._nap
+        finally:
+            timer.cancel()
+            self._nap = None
+
+    def _ask_sync(self) -> None:
+        now = self._clock.now_ns()
+        if self._sync_asked or now - self._last_sync_ns < self._pace.sync_ms * NS_PER_MS:
+            return
+        self._sync_asked = True
+        self._last_sync_ns = now
+        self.syncs += 1
+        self._journal.request_sync(self._synced)
+
+    def _synced(self) -> None:
+        self._sync_asked = False
+        self.kick()
+
+    def hold(self) -> asyncio.Lock:
+        """While it is held, no page is on its way to a disk."""
+        return self._turn_lock
+
+    async def turn(self) -> bool:
+        """Destage at most one turn's worth. False when nothing more may be destaged now."""
+        async with self._turn_lock:
+            return await self._turn()
+
+    async def _turn(self) -> bool:
+        cache, pace = self._cache, self._pace
+        had_room = cache.dirty_bytes < cache.max_bytes
+        synced = self._journal.synced_lsn
+        pages = size = 0
+        more = True
+        while pages < pace.turn_pages and size < pace.turn_bytes:
+            group = cache.next_group(synced)
+            if group is None:
+                more = False
+                break
+            pages += len(group)
+            size += len(group) * group[0].region.page_bytes
+            if not await self._destage(group):
+                more = False
+                break
+        if not had_room and cache.dirty_bytes < cache.max_bytes and self.on_room is not None:
+            self.on_room()
+        return more
+
+    async def _destage(self, group: list[Page]) -> bool:
+        try:
+            if not self._write_now(group):
+                await self._write(group)
+        except (DeviceFailed, NoSpace) as error:
+            self.errors += 1
+            for page in group:
+                self._cache.put_back(page)
+            key = group[0].region.key
+            log.warning("region.destage_failed", volume=key[0], region=key[1], error=str(error))
+            if self.on_region_error is not None:
+                self.on_region_error(key, error)
+            return False
+        finish = self._cache.finish
+        for page in group:
+            finish(page)
+        return True
+
+    def _write_now(self, group: list[Page]) -> bool:
+        page = group[0]
+        region = page.region
+        shelf, plans = self._shelf, region.plans
+        at = region.base + page.index * region.page_bytes
+        if len(group) > 1:
+            assert max(each.newest for each in group) <= self._journal.synced_lsn, "I31"
+            return shelf.write_now(plans, at, [each.data for each in group])
+        data, mask = contents(page)
+        newest = page.newest if page.sealed is None else page.sealed.newest
+        assert newest <= self._journal.synced_lsn, "I31"
+        if mask == region.full_mask:
+            return shelf.write_now(plans, at, (data,))
+        view = memoryview(data)
+        for start, count in mask_runs(mask):
+            if not shelf.write_now(plans, at + start, (view[start : start + count],)):
+                return False
+        return True
+
+    async def _write(self, group: list[Page]) -> None:
+        """A disk takes its time: what is on its way must not change, so it is set aside first."""
+        for page in group:
+            if page.sealed is None:
+                self._cache.seal(page)
+        region = group[0].region
+        plans = region.plans
+        for page in group:
+            sealed = page.sealed
+            if sealed is None or not page.live:
+                continue  # trimmed while those before it were on their way
+            at = region.base + page.index * region.page_bytes
+            view = memoryview(sealed.data)
+            for start, count in mask_runs(sealed.mask):
+                await self._shelf.write(plans, at + start, (view[start : start + count],))
+
+    async def drain(self) -> None:
+        """Write everything that is dirty now, whatever the pace. Stops at an error of a disk."""
+        while self._cache.pages:
+            errors = self.errors
+            while await self.turn():
+                pass
+            if self.errors != errors:
+                return
+            if self._cache.pages:
+                await self._journal.synced()

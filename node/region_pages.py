@@ -1,0 +1,344 @@
+"""plan: the pages of one copy of one region: which are allocated, where their newest bytes are.
+
+State of a page, one byte each:
+
+| state  | meaning                                                                            |
+|--------|------------------------------------------------------------------------------------|
+| HOLE   | not allocated: reads as zeros, whatever is on disk there                           |
+| FRESH  | allocated, and not on disk yet: the cache holds all of it                          |
+| DISK   | on disk, newer sectors in the cache                                                |
+| ABSENT | a joiner's: allocated at the owner, not received yet, but for the touched sectors  |
+
+A checkpoint lists a page as allocated only when it is DISK (or ABSENT): a FRESH one is made again
+by replay, with the zeros around what was written. Else a crash would show old bytes of the disk.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+
+from base.errors import InvalidRequest
+from base.units import SECTOR_BYTES, MiB
+from node.cache import NO_LSN, Cache, Page, mask_runs
+from transport.operation import NO_HOLE, TRIM, WRITE, ZERO, Record
+from volume.raid import DiskExtent, DiskOk
+
+HOLE: Final = 0
+FRESH: Final = 1
+DISK: Final = 2
+ABSENT: Final = 3
+
+ZEROS: Final = memoryview(bytes(MiB))
+_SECTOR_SHIFT: Final = SECTOR_BYTES.bit_length() - 1
+
+
+def fill_zeros(into: memoryview) -> None:
+    """Zeros in all of it."""
+    done, length = 0, len(into)
+    while done < length:
+        count = min(length - done, len(ZEROS))
+        into[done : done + count] = ZEROS[:count]
+        done += count
+
+
+class ExtentPlans(Protocol):
+    """What a region needs of its logical disk; `volume.logical_disk.LogicalDisk` is one."""
+
+    def plan_read(self, offset: int, length: int, disk_ok: DiskOk = None) -> list[DiskExtent]:
+        """Where the bytes are, in buffer order."""
+
+    def plan_write(self, offset: int, length: int, disk_ok: DiskOk = None) -> list[DiskExtent]:
+        """Everything to write, in buffer order."""
+
+
+class RegionPlace(NamedTuple):
+    """Shape of a region, and its place: it begins at byte `base` of the logical disk `plans`."""
+
+    region_bytes: int
+    page_bytes: int
+    plans: ExtentPlans
+    base: int
+
+
+class RegionPages:
+    """Page states and dirty pages of one region. `states` is None while nothing was written.
+
+    touched: while a state transfer runs, by page, the mask of sectors that the stream has written.
+    transferring: pages of which received bytes are on their way to disk. freed: pages given back
+    since a checkpoint looked last.
+    """
+
+    __slots__ = (
+        "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages", "plans",
+        "states", "touched", "transferring", "versions",
+    )  # fmt: skip
+
+    def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
+        region_bytes, page_bytes, plans, base = place
+        assert region_bytes % page_bytes == 0
+        assert page_bytes % SECTOR_BYTES == 0
+        self.key = key
+        self.plans = plans
+        self.base = base
+        self.page_bytes = page_bytes
+        self.pages = region_bytes // page_bytes
+        self.full_mask = (1 << (page_bytes >> _SECTOR_SHIFT)) - 1
+        self.cache = cache
+        self.states: bytearray | None = None
+        self.dirty: dict[int, Page] = {}
+        self.touched: dict[int, int] | None = None
+        self.transferring: dict[int, None] = {}
+        self.freed: dict[int, None] = {}
+        self.versions = 0  # grows when bytes on disk change: a slow read looks at it
+
+    # -- operations of the stream, in order
+
+    def apply(self, record: Record, lsn: int) -> None:
+        """Carry out one committed record. InvalidRequest when it is not made of whole sectors of
+        the region; nothing has changed then."""
+        offset, length = record.offset, record.length
+        if (offset | length) & (SECTOR_BYTES - 1) or offset + length > self.pages * self.page_bytes:
+            raise InvalidRequest(f"{record!r}: not whole sectors within the region")
+        self.cache.changed[self.key] = None
+        states = self.states
+        if states is None:
+            states = self.states = bytearray(self.pages)
+        kind = record.kind
+        if kind == WRITE:
+            page_bytes = self.page_bytes
+            index, at = divmod(offset, page_bytes)
+            if at + length <= page_bytes:
+                if length:
+                    self._write(states, index, at, record.data, length, lsn)
+                return
+            view = memoryview(record.data)
+            done = 0
+            while done < length:
+                count = min(page_bytes - at, length - done)
+                self._write(states, index, at, view[done : done + count], count, lsn)
+                done += count
+                index += 1
+                at = 0
+        elif kind == ZERO:
+            self._clear(states, offset, length, lsn, hole=not record.flags & NO_HOLE, zero=True)
+        else:
+            assert kind == TRIM, kind
+            self._clear(states, offset, length, lsn, hole=True, zero=False)
+
+    def _write(
+        self,
+        states: bytearray,
+        index: int,
+        at: int,
+        data: bytes | bytearray | memoryview,
+        length: int,
+        lsn: int,
+    ) -> None:
+        page = self.dirty.get(index)
+        mask = ((1 << (length >> _SECTOR_SHIFT)) - 1) << (at >> _SECTOR_SHIFT)
+        if page is None:
+            page = self.cache.new_page(self, index, lsn)
+            if states[index] == HOLE:
+                states[index] = FRESH
+                page.mask = self.full_mask
+                end = at + length
+                if at:
+                    page.data[:at] = ZEROS[:at]
+                if end < self.page_bytes:
+                    page.data[end:] = ZEROS[: self.page_bytes - end]
+            else:
+                page.mask = mask
+        else:
+            page.mask |= mask
+            page.newest = lsn
+            if page.sealed is not None and page.redirty == NO_LSN:
+                page.redirty = lsn
+        page.data[at : at + length] = data
+        if self.touched is not None and states[index] == ABSENT:
+            self._touch(states, index, mask)
+
+    def _touch(self, states: bytearray, index: int, mask: int) -> None:
+        assert self.touched is not None
+        mask |= self.touched.get(index, 0)
+        if mask == self.full_mask:
+            states[index] = DISK  # every sector came by the stream: nothing is missing any more
+            self.touched.pop(index, None)
+        else:
+            self.touched[index] = mask
+
+    def _clear(
+        self, states: bytearray, offset: int, length: int, lsn: int, *, hole: bool, zero: bool
+    ) -> None:
+        """Zeros from now on. hole: whole pages are given back. zero: holes that are not given back
+        become allocated (NO_HOLE)."""
+        page_bytes = self.page_bytes
+        end = offset + length
+        while offset < end:
+            index, at = divmod(offset, page_bytes)
+            count = min(page_bytes - at, end - offset)
+            offset += count
+            if states[index] == HOLE:
+                if zero and not hole:
+                    self._write(states, index, at, ZEROS[:count], count, lsn)
+            elif hole and count == page_bytes:
+                page = self.dirty.get(index)
+                if page is not None:
+                    self.cache.drop(page)
+                states[index] = HOLE
+                self.freed[index] = None
+                if self.touched is not None:
+                    self.touched.pop(index, None)
+            else:
+                self._write(states, index, at, ZEROS[:count], count, lsn)
+
+    # -- what destage and state transfer say
+
+    def page_destaged(self, index: int) -> None:
+        """All that the cache held of the page when it was picked is on disk."""
+        assert self.states is not None
+        self.versions += 1
+        if self.states[index] == FRESH:
+            self.states[index] = DISK
+            self.cache.changed[self.key] = None
+
+    def is_busy(self, index: int) -> bool:
+        """Received bytes of the page are on their way to disk: a destage must not overtake them."""
+        return index in self.transferring
+
+    def begin_transfer(self, bitmap: bytes) -> None:
+        """Empty the region; pages of the bitmap are absent until they are received."""
+        self.cache.drop_region(self)
+        present = np.unpackbits(
+            np.frombuffer(bitmap, dtype=np.uint8), count=self.pages, bitorder="little"
+        )
+        self.states = bytearray((present * np.uint8(ABSENT)).tobytes())
+        self.touched = {}
+        self.freed.clear()
+        self.versions += 1
+
+    def untouched(self, index: int) -> int:
+        """Mask of the sectors of a received page that must be written; 0: it is not wanted."""
+        if self.touched is None or self.states is None or self.states[index] != ABSENT:
+            return 0
+        return self.full_mask & ~self.touched.get(index, 0)
+
+    def page_received(self, index: int) -> None:
+        """Its untouched sectors are on disk. A page that was trimmed meanwhile stays as it is."""
+        assert self.states is not None
+        self.versions += 1
+        if self.states[index] == ABSENT and self.touched is not None:
+            self.states[index] = DISK
+            self.touched.pop(index, None)
+
+    def absent_pages(self) -> int:
+        """How many pages of the base are still missing."""
+        return 0 if self.states is None else self.states.count(ABSENT)
+
+    def clear(self) -> None:
+        """Nothing of the region is here any more."""
+        self.cache.drop_region(self)
+        self.states = None
+        self.touched = None
+        self.freed.clear()
+        self.versions += 1
+
+    # -- reading
+
+    def disk_runs(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """(first byte, byte behind) of what must come from disk, neighbours joined."""
+        runs: list[tuple[int, int]] = []
+        states, dirty, page_bytes = self.states, self.dirty, self.page_bytes
+        if states is None:
+            return runs
+        end = offset + length
+        at = offset
+        while at < end:
+            index = at // page_bytes
+            stop = min((index + 1) * page_bytes, end)
+            if states[index] >= DISK:
+                page = dirty.get(index)
+                if page is None or page.mask != self.full_mask:
+                    if runs and runs[-1][1] == at:
+                        runs[-1] = (runs[-1][0], stop)
+                    else:
+                        runs.append((at, stop))
+            at = stop
+        return runs
+
+    def overlay(self, offset: int, into: memoryview) -> None:
+        """Put what the cache has, and the zeros of holes, over what came from disk."""
+        states, dirty, page_bytes = self.states, self.dirty, self.page_bytes
+        end = offset + len(into)
+        at = offset
+        while at < end:
+            index, first = divmod(at, page_bytes)
+            stop = min((index + 1) * page_bytes, end)
+            last = first + stop - at
+            if states is None or states[index] == HOLE:
+                fill_zeros(into[at - offset : stop - offset])
+            elif (page := dirty.get(index)) is not None:
+                view = memoryview(page.data)
+                for start, count in mask_runs(page.mask):
+                    low, high = max(start, first), min(start + count, last)
+                    if low < high:
+                        to = at - offset + low - first
+                        into[to : to + high - low] = view[low:high]
+            at = stop
+
+    # -- space that was given back
+
+    def freed_runs(self) -> list[tuple[int, int]]:
+        """(first page, pages) of those in `freed` that are holes still; forgets them."""
+        runs: list[tuple[int, int]] = []
+        for index in sorted(self.freed):
+            if self.states is None or self.states[index] != HOLE:
+                continue
+            if runs and sum(runs[-1]) == index:
+                runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+            else:
+                runs.append((index, 1))
+        self.freed.clear()
+        return runs
+
+    # -- bitmaps
+
+    def bitmap(self) -> bytes:
+        """Allocated pages, bit 0 of byte 0 is page 0; empty when none was ever written."""
+        if self.states is None:
+            return b""
+        states = np.frombuffer(self.states, dtype=np.uint8)
+        return np.packbits(states != HOLE, bitorder="little").tobytes()
+
+    def disk_bitmap(self) -> bytes:
+        """Allocated pages without those that are only in the cache: what a checkpoint holds."""
+        if self.states is None:
+            return b""
+        states = np.frombuffer(self.states, dtype=np.uint8)
+        return np.packbits(states >= DISK, bitorder="little").tobytes()
+
+    def load_bitmap(self, bitmap: bytes) -> None:
+        """From a checkpoint: those pages are on disk, the others are holes."""
+        if not bitmap:
+            self.states = None
+            return
+        present = np.unpackbits(
+            np.frombuffer(bitmap, dtype=np.uint8), count=self.pages, bitorder="little"
+        )
+        self.states = bytearray((present * np.uint8(DISK)).tobytes())
+
+    def runs(self) -> list[tuple[int, int, bool]]:
+        """(offset, length, allocated) in bytes, ascending, without gaps, neighbours joined."""
+        end = self.pages * self.page_bytes
+        if self.states is None:
+            return [(0, end, False)]
+        allocated = np.frombuffer(self.states, dtype=np.uint8) != HOLE
+        edges = np.flatnonzero(allocated[1:] != allocated[:-1]) + 1
+        starts = [0, *(edges * self.page_bytes).tolist(), end]
+        first = bool(allocated[0])
+        return [
+            (start, stop - start, first ^ bool(number & 1))
+            for number, (start, stop) in enumerate(pairwise(starts))
+        ]

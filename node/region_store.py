@@ -1,0 +1,641 @@
+"""shell: everything that this node keeps of its regions: journal, cache, disks and checkpoint.
+
+The order of things that makes a crash at any point harmless:
+
+1. A record is journalled; when it is committed it is applied to the cache, in the order of its
+   region. A read sees cache over disk.
+2. A page is destaged when the journal is synced up to its newest record (I31).
+3. A checkpoint first notes the trim point: the oldest record that is uncommitted or dirty. Then it
+   notes the regions, a slice at a time: what happens meanwhile has higher lsns and is replayed.
+   Then disks and journal are synced, then the slot is written and synced, and only then is the
+   journal trimmed, and given-back pages are discarded.
+4. Recovery is the checkpoint and a replay from its trim point (table in journal_format).
+
+A replayed page may already be on disk in part or with later contents: replaying everything from the
+trim point on, in order, ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from base.clock import Clock
+from base.device import BlockDevice
+from base.errors import DeviceFailed, InvalidRequest, NotFound, StorageError
+from base.tasks import Supervisor
+from base.units import NS_PER_MS, MiB
+from node.cache import Cache, CacheStatistics, mask_runs
+from node.checkpoint import (
+    COMPLETE,
+    INCOMPLETE,
+    Checkpoint,
+    CheckpointSlots,
+    Key,
+    RegionEntry,
+    RegionState,
+    pack_payload,
+    pack_region,
+    unpack_region,
+)
+from node.destage import DestagePace, Destager
+from node.disk_shelf import DiskShelf
+from node.journal import Journal, JournalStatistics
+from node.journal_format import (
+    ENTRY_BYTES,
+    CommitNote,
+    Lives,
+    RegionDroppedNote,
+    TransferBeginNote,
+    TransferDoneNote,
+    TruncateNote,
+)
+from node.recovery import RecoveredRegion, Replay, Survey
+from node.region_pages import HOLE, RegionPages, RegionPlace, fill_zeros
+from transport.operation import Record, pack_record
+
+log = structlog.get_logger()
+
+SLICE = 256  # regions of a checkpoint that are packed in one turn of the loop
+READ_RETRIES_MAX = 8
+DISCARDS_MAX = 1024  # runs of pages that one checkpoint gives back
+
+_PACE = DestagePace()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Sizes in bytes. checkpoint_ms: at most that long after something changed."""
+
+    dirty_bytes_max: int = 64 * MiB
+    high_percent: int = 50
+    low_percent: int = 25
+    checkpoint_ms: int = 5000
+    checkpoint_journal_percent: int = 50
+    pace: DestagePace = _PACE
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """For metrics and the dashboard. `regions`: open here; `checkpoint_bytes`: of the newest."""
+
+    cache: CacheStatistics
+    journal: JournalStatistics
+    regions: int
+    uncommitted: int
+    checkpoints: int
+    checkpoint_bytes: int
+    destage_errors: int
+    failed_disks: tuple[int, ...]
+
+
+class _Region(RegionPages):
+    """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
+    seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note."""
+
+    __slots__ = ("begun_lsn", "done_lsn", "lock", "pending", "session")
+
+    def __init__(self, key: Key, place: RegionPlace, cache: Cache) -> None:
+        super().__init__(key, place, cache)
+        self.session = COMPLETE
+        self.pending: dict[int, int] = {}
+        self.begun_lsn = -1
+        self.done_lsn = -1
+        self.lock: asyncio.Lock | None = None  # made for a transfer
+
+
+class RegionStore:
+    """All copies of regions on one node. region_state(key): what the core wants back after a
+    restart; asked while a checkpoint is taken, and consistent with what was applied so far.
+
+    on_failure(error): the node must stop (P11). on_room(): host writes may be taken again.
+    on_region_error(key, error): no disk takes dirty pages of the region.
+    """
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        shelf: DiskShelf,
+        checkpoint_device: BlockDevice,
+        clock: Clock,
+        supervisor: Supervisor,
+        region_state: Callable[[Key], RegionState],
+        on_failure: Callable[[BaseException], None],
+        on_room: Callable[[], None] | None = None,
+        on_region_error: Callable[[Key, StorageError], None] | None = None,
+        options: StoreOptions | None = None,
+    ) -> None:
+        options = options or StoreOptions()
+        self.journal = journal
+        self.shelf = shelf
+        most = options.dirty_bytes_max
+        self.cache = Cache(
+            low_bytes=most * options.low_percent // 100,
+            high_bytes=most * options.high_percent // 100,
+            max_bytes=most,
+        )
+        self._slots = CheckpointSlots(checkpoint_device)
+        self._clock = clock
+        self._supervisor = supervisor
+        self.region_state = region_state
+        self.on_failure = on_failure
+        self.on_room = on_room
+        self._options = options
+        self.destager = Destager(
+            self.cache, shelf, journal, clock, options.pace,
+            on_region_error=on_region_error, on_room=self._room,
+        )  # fmt: skip
+        journal.on_room = self._room
+        self._regions: dict[Key, _Region] = {}
+        self._entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
+        self._uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
+        self._done: dict[Key, int] = {}  # lsns of TransferDone notes that are not synced yet
+        self._leaving: list[asyncio.Lock] = []  # of transfers into regions that were dropped
+        self._checkpoint_lock = asyncio.Lock()
+        self._checkpoints = 0
+        self._last_checkpoint_ns = 0
+
+    # -- regions
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._regions
+
+    def open_region(self, key: Key, place: RegionPlace, *, complete: bool = True) -> None:
+        """The catalog gives this node a copy. One that recovery has found stays as it is.
+
+        complete False: for a joiner; it holds nothing until a transfer has ended.
+        """
+        if key in self._regions:
+            return
+        region = self._regions[key] = _Region(key, place, self.cache)
+        if not complete:
+            region.session = INCOMPLETE
+            self.cache.changed[key] = None
+
+    def drop_region(self, key: Key) -> None:
+        """This node has no copy of it any more. Nothing happens when it is not here.
+
+        Its place on disk may be used by another region after `settled` has returned.
+        """
+        region = self._regions.pop(key, None)
+        if region is None:
+            return
+        self._forget(region)
+        region.clear()
+        region.session = INCOMPLETE
+        if region.lock is not None:
+            self._leaving.append(region.lock)
+        self._entries.pop(key, None)
+        self.cache.changed.pop(key, None)
+        self.journal.append_note(RegionDroppedNote(key[0], key[1]))
+
+    async def settled(self) -> None:
+        """Nothing of what was dropped before the call is on its way to a disk any more."""
+        async with self.destager.hold():
+            leaving, self._leaving = self._leaving, []
+        for lock in leaving:
+            async with lock:
+                pass
+
+    def _forget(self, region: _Region) -> None:
+        for lsn in region.pending.values():
+            self._uncommitted.pop(lsn, None)
+        region.pending.clear()
+        self._done.pop(region.key, None)
+
+    def _region(self, key: Key) -> _Region:
+        region = self._regions.get(key)
+        if region is None:
+            raise NotFound(f"volume {key[0]} region {key[1]}: this node has no copy")
+        return region
+
+    def is_complete(self, key: Key) -> bool:
+        """The copy is whole: it is no joiner's, and recovery did not find it worthless."""
+        return self._region(key).session == COMPLETE
+
+    def touch(self, key: Key) -> None:
+        """The core's state of the region changed: the next checkpoint must contain it."""
+        if key in self._regions:
+            self.cache.changed[key] = None
+
+    # -- records
+
+    @property
+    def has_room(self) -> bool:
+        """Take host writes. When False, `on_room` says when to look again."""
+        return self.cache.dirty_bytes < self.cache.max_bytes and not self.journal.is_crowded
+
+    def _room(self) -> None:
+        if self.on_room is not None and self.has_room:
+            self.on_room()
+
+    def append(self, record: Record, header: bytes, token: object) -> int:
+        """Journal a record that was given its place in the sequence. Its lsn. The token comes back
+        by the journal's on_journalled. The lsn is remembered until `apply` or `truncate`."""
+        region = self._regions[record.volume, record.region]
+        lsn = self.journal.append_operation(header, record.data, token)
+        region.pending[record.seq] = lsn
+        self._uncommitted[lsn] = None
+        return lsn
+
+    def apply(self, record: Record) -> None:
+        """Carry out a committed record that was appended before. InvalidRequest when it is not
+        whole sectors within the region; the I/O path has checked that."""
+        region = self._regions[record.volume, record.region]
+        lsn = region.pending.pop(record.seq)
+        del self._uncommitted[lsn]
+        region.apply(record, lsn)
+        cache = self.cache
+        if cache.dirty_bytes >= cache.high_bytes:
+            self.destager.kick()
+
+    def truncate(self, key: Key, from_seq: int) -> None:
+        """Journal that records of the region from there on are void."""
+        region = self._region(key)
+        for seq in [seq for seq in region.pending if seq >= from_seq]:
+            self._uncommitted.pop(region.pending.pop(seq), None)
+        self.cache.changed[key] = None
+        self.journal.append_note(TruncateNote(key[0], key[1], from_seq))
+
+    def note_commit_points(self, points: tuple[tuple[int, int, int, int, int], ...]) -> None:
+        """Journal (volume, region, epoch, committed, committed epoch) that no record will carry
+        soon. Costs nothing to lose: the core finds commit points again by its protocol."""
+        self.journal.append_note(CommitNote(points))
+
+    # -- reading
+
+    def read_now(self, key: Key, offset: int, length: int, into: memoryview) -> bool:
+        """Fill `into[:length]` with committed bytes at once; False: `read` must be awaited.
+
+        NotFound; InvalidRequest outside of the region.
+        """
+        region = self._regions.get(key)
+        if region is None or region.session != COMPLETE:
+            raise NotFound(f"volume {key[0]} region {key[1]}: this node has no complete copy")
+        states = region.states
+        page_bytes = region.page_bytes
+        if offset < 0 or offset + length > region.pages * page_bytes:
+            raise InvalidRequest(f"{length} bytes at {offset} are not within the region")
+        if len(into) != length:
+            into = into[:length]
+        if states is None:
+            fill_zeros(into)
+            return True
+        index, at = divmod(offset, page_bytes)
+        if at + length <= page_bytes:
+            if states[index] == HOLE:
+                fill_zeros(into)
+                return True
+            page = region.dirty.get(index)
+            if page is None:
+                return self.shelf.read_now(region.plans, region.base + offset, into)
+            if page.mask == region.full_mask:
+                into[:] = memoryview(page.data)[at : at + length]
+                return True
+        for start, stop in region.disk_runs(offset, length):
+            part = into[start - offset : stop - offset]
+            if not self.shelf.read_now(region.plans, region.base + start, part):
+                return False
+        region.overlay(offset, into)
+        return True
+
+    async def read(self, key: Key, offset: int, length: int, into: memoryview) -> None:
+        """As read_now, for disks that take their time. The bytes are those of one instant between
+        call and return. DeviceFailed when no member of a RAID set has them."""
+        into = into[:length]
+        for attempt in range(READ_RETRIES_MAX + 1):
+            if attempt == READ_RETRIES_MAX:
+                # Destaging moves bytes under us again and again: hold it for this one read.
+                async with self.destager.hold():
+                    await self._read_once(key, offset, into)
+                return
+            if await self._read_once(key, offset, into):
+                return
+
+    async def _read_once(self, key: Key, offset: int, into: memoryview) -> bool:
+        """False: bytes moved from cache to disk meanwhile, so what was read may be older."""
+        if self.read_now(key, offset, len(into), into):
+            return True
+        region = self._regions[key]
+        versions = region.versions
+        for start, stop in region.disk_runs(offset, len(into)):
+            part = into[start - offset : stop - offset]
+            await self.shelf.read(region.plans, region.base + start, part)
+        if self._regions.get(key) is not region:
+            raise NotFound(f"volume {key[0]} region {key[1]}: it was dropped during a read")
+        region.overlay(offset, into)
+        return region.versions == versions
+
+    def allocation(self, key: Key) -> list[tuple[int, int, bool]]:
+        """(offset, length, allocated) in bytes, ascending, without gaps."""
+        return self._region(key).runs()
+
+    def page_bitmap(self, key: Key) -> bytes:
+        """Allocated pages, bit 0 of byte 0 is page 0, always of the region's full length."""
+        region = self._region(key)
+        return region.bitmap() or bytes((region.pages + 7) // 8)
+
+    # -- state transfer, at the joiner
+
+    def begin_transfer(self, note: TransferBeginNote) -> None:
+        """Empty the region and take the stream on top of the note's base from now on. An older
+        session that still runs is over."""
+        key = (note.volume, note.region)
+        region = self._region(key)
+        self._forget(region)
+        region.begin_transfer(note.bitmap)
+        region.session = note.session
+        region.lock = region.lock or asyncio.Lock()
+        region.begun_lsn = self.journal.append_note(note)
+        self.cache.changed[key] = None
+
+    async def transfer_pages(
+        self, key: Key, session: int, pages: tuple[int, ...], data: memoryview
+    ) -> None:
+        """Write received pages, each whole, in that order, without the sectors that the stream has
+        written since the transfer began. Repeats do nothing. Returns when the pages are written.
+
+        InvalidRequest: another session runs, or the data has another length.
+        """
+        region = self._session(key, session)
+        page_bytes = region.page_bytes
+        if len(data) != len(pages) * page_bytes or any(
+            not 0 <= page < region.pages for page in pages
+        ):
+            raise InvalidRequest(f"{len(pages)} pages do not match {len(data)} bytes")
+        assert region.lock is not None
+        async with region.lock:
+            # A power cut must not leave new pages under a region that looks like the old one.
+            if region.begun_lsn > self.journal.synced_lsn:
+                await self.journal.synced()
+            # What the old contents had on its way to these disks must not arrive after the new.
+            async with self.destager.hold():
+                pass
+            self._session(key, session)
+            await self._write_pages(region, session, pages, data)
+
+    async def _write_pages(
+        self, region: _Region, session: int, pages: tuple[int, ...], data: memoryview
+    ) -> None:
+        page_bytes = region.page_bytes
+        for number, index in enumerate(pages):
+            mask = region.untouched(index)
+            if not mask:
+                continue
+            page = data[number * page_bytes : (number + 1) * page_bytes]
+            at = region.base + index * page_bytes
+            region.transferring[index] = None
+            try:
+                for start, count in mask_runs(mask):
+                    part = (page[start : start + count],)
+                    if not self.shelf.write_now(region.plans, at + start, part):
+                        await self.shelf.write(region.plans, at + start, part)
+                        self._session(region.key, session)
+            finally:
+                del region.transferring[index]
+            region.page_received(index)
+        self.cache.changed[region.key] = None
+
+    def _session(self, key: Key, session: int) -> _Region:
+        region = self._region(key)
+        if region.session != session or session <= 0:
+            raise InvalidRequest(
+                f"volume {key[0]} region {key[1]}: transfer session {session} does not run here"
+            )
+        return region
+
+    async def end_transfer(self, key: Key, session: int) -> None:
+        """The region is complete and synced when it returns. InvalidRequest when another session
+        runs, or when pages of the base have neither been received nor trimmed."""
+        region = self._session(key, session)
+        assert region.lock is not None
+        async with region.lock:
+            missing = region.absent_pages()
+            if missing:
+                raise InvalidRequest(
+                    f"volume {key[0]} region {key[1]}: {missing} pages of the base are missing"
+                )
+            await self.shelf.sync()
+            self._session(key, session)
+            self._done[key] = self.journal.append_note(TransferDoneNote(key[0], key[1], session))
+            await self.journal.synced()
+            self._session(key, session)
+            self._done.pop(key, None)
+            region.session = COMPLETE
+            region.touched = None
+            self.cache.changed[key] = None
+
+    # -- checkpoint
+
+    async def checkpoint(self) -> None:
+        """Take one and trim the journal. DeviceFailed, NoSpace: the node must stop."""
+        async with self._checkpoint_lock:
+            trim_lsn = self._trim_point()
+            changed = list(self.cache.changed)
+            freed: list[tuple[RegionPages, int, int]] = []
+            for start in range(0, len(changed), SLICE):
+                if start:
+                    await self._clock.sleep(0)
+                for key in changed[start : start + SLICE]:
+                    self._note_region(key, freed)
+            payload = self._pack(self.journal.lives.trimmed(trim_lsn), trim_lsn)
+            await self.shelf.sync()
+            # What is noted as committed must not be lost from the journal by a power cut.
+            await self.journal.synced()
+            await self._slots.store(payload)
+            self.journal.trim(trim_lsn)
+            self._checkpoints += 1
+            self._last_checkpoint_ns = self._clock.now_ns()
+            await self._discard(freed)
+
+    async def _discard(self, freed: list[tuple[RegionPages, int, int]]) -> None:
+        """Give pages back that the checkpoint, which is synced now, has as holes. A hint: those
+        beyond the bound just keep their space."""
+        for number, (region, first, count) in enumerate(freed[:DISCARDS_MAX]):
+            if number % 64 == 63:
+                await self._clock.sleep(0)
+            states = region.states
+            if self._regions.get(region.key) is not region or states is None:
+                continue
+            if states.count(HOLE, first, first + count) == count:
+                at = region.base + first * region.page_bytes
+                self.shelf.discard(region.plans, at, count * region.page_bytes)
+
+    def _trim_point(self) -> int:
+        lsn = self.journal.next_lsn
+        if self._uncommitted:
+            lsn = min(lsn, next(iter(self._uncommitted)))
+        for page in self.cache.live_pages():
+            oldest = page.oldest if page.sealed is None else page.sealed.oldest
+            if oldest < lsn:
+                lsn = oldest
+        return min(lsn, *self._done.values()) if self._done else lsn
+
+    def _note_region(self, key: Key, freed: list[tuple[RegionPages, int, int]]) -> None:
+        """Bitmap and core state of one instant."""
+        region = self._regions.get(key)
+        if region is None or key not in self.cache.changed:
+            return
+        del self.cache.changed[key]
+        entry = RegionEntry(region.session, self.region_state(key), region.disk_bitmap())
+        self._entries[key] = pack_region(key, entry)
+        if region.freed:
+            freed += [(region, first, count) for first, count in region.freed_runs()]
+
+    def _pack(self, lives: Lives, trim_lsn: int) -> bytes:
+        return pack_payload(Checkpoint(lives, trim_lsn, self.shelf.failed_disks, self._entries))
+
+    def start(self) -> None:
+        """Begin to destage and to take checkpoints; after `recover`, when the core is there."""
+        self._last_checkpoint_ns = self._clock.now_ns()
+        self._supervisor.start(self.destager.run(), name="destage")
+        self._supervisor.start(self._checkpoint_loop(), name="checkpoint")
+
+    async def _checkpoint_loop(self) -> None:
+        options = self._options
+        while True:
+            journal = self.journal
+            soon = journal.used_percent >= options.checkpoint_journal_percent // 2
+            await self._clock.sleep(min(options.checkpoint_ms, 50 if soon else 200) / 1000)
+            age_ms = (self._clock.now_ns() - self._last_checkpoint_ns) // NS_PER_MS
+            if journal.used_percent >= options.checkpoint_journal_percent:
+                due = self._trim_point() - journal.trimmed_lsn >= journal.capacity_bytes // 16
+            else:
+                due = age_ms >= options.checkpoint_ms and bool(self.cache.changed)
+            if not due:
+                continue
+            try:
+                await self.checkpoint()
+            except StorageError as error:
+                self.on_failure(error)
+                return
+
+    async def close(self) -> None:
+        """Orderly stop: destage everything and take a checkpoint, so that the next start has
+        nothing to replay. The caller has stopped host I/O and then closes the devices."""
+        await self.destager.drain()
+        await self.checkpoint()
+
+    def statistics(self) -> StoreStatistics:
+        """A snapshot."""
+        return StoreStatistics(
+            self.cache.statistics(),
+            self.journal.statistics(),
+            len(self._regions),
+            len(self._uncommitted),
+            self._checkpoints,
+            self._slots.size_bytes,
+            self.destager.errors,
+            tuple(self.shelf.failed_disks),
+        )
+
+    # -- recovery
+
+    async def recover(
+        self, place_of: Callable[[Key], RegionPlace | None]
+    ) -> dict[Key, RecoveredRegion]:
+        """Open what an earlier life left, and begin a new life of the journal. Once, before
+        anything else. place_of: from the catalog; None: the region is not here any more.
+
+        DeviceFailed when a device does not answer or the store is damaged. A crash in here changes
+        nothing: the next start does it all again.
+        """
+        checkpoint = await self._slots.load()
+        if checkpoint is None:
+            await self._require_blank()
+            checkpoint = Checkpoint(Lives([(0, 0)]))
+        for disk in checkpoint.failed_disks:
+            self.shelf.set_failed(disk, True)
+        known: dict[Key, RegionEntry] = {}
+        places: dict[Key, RegionPlace | None] = {}
+        for key, packed in checkpoint.entries.items():
+            places[key] = place_of(key)
+            if places[key] is not None:
+                known[key] = unpack_region(packed)[1]
+        survey = Survey(known)
+        end = checkpoint.trim_lsn
+        async for entries, behind in self.journal.recover(end, checkpoint.lives):
+            survey.take(entries)
+            end = behind
+        # From here on replayed pages may be destaged: what they come from must be on the medium.
+        await self.journal.sync_device()
+        # The new life is noted before it writes: entries that lie behind `end` now, left by a power
+        # cut that took one before them, must never count.
+        lives = checkpoint.lives.begin(end)
+        checkpoint.lives = lives
+        await self._slots.store(pack_payload(checkpoint))
+        self.journal.start(end, checkpoint.trim_lsn, lives)
+        replay = Replay(survey, known)
+        for key in replay.regions:
+            place = places[key] if key in places else place_of(key)
+            if place is not None:
+                region = self._regions[key] = _Region(key, place, self.cache)
+                region.load_bitmap(replay.first_bitmap(key, known))
+                self.cache.changed[key] = None
+                if key in known:
+                    self._entries[key] = checkpoint.entries[key]
+        await self._replay(replay, checkpoint, end)
+        return self._recovered(replay)
+
+    async def _replay(self, replay: Replay, checkpoint: Checkpoint, end: int) -> None:
+        async for entries, _ in self.journal.recover(
+            checkpoint.trim_lsn, self.journal.lives, check=False
+        ):
+            for entry in entries:
+                if entry.lsn >= end:
+                    return
+                record = replay.take(entry)
+                if record is None:
+                    continue
+                region = self._regions.get((record.volume, record.region))
+                if region is None:
+                    continue
+                region.apply(record, entry.lsn)
+                while self.cache.dirty_bytes >= self.cache.high_bytes:
+                    errors = self.destager.errors
+                    await self.destager.turn()
+                    if self.destager.errors != errors:
+                        break  # a dead disk: its pages stay dirty, the region says so later
+
+    def _recovered(self, replay: Replay) -> dict[Key, RecoveredRegion]:
+        found: dict[Key, RecoveredRegion] = {}
+        for key, recovered in replay.regions.items():
+            region = self._regions.get(key)
+            if region is None:
+                continue
+            found[key] = recovered
+            if not recovered.complete:
+                region.clear()
+                region.session = INCOMPLETE
+            for record, lsn in recovered.tail:
+                region.pending[record.seq] = lsn
+        lsns = [lsn for region in self._regions.values() for lsn in region.pending.values()]
+        self._uncommitted = dict.fromkeys(sorted(lsns))
+        log.info(
+            "store.recovered",
+            regions=len(found),
+            incomplete=sum(not each.complete for each in found.values()),
+            dirty_bytes=self.cache.dirty_bytes,
+            replayed=sum(len(each.replayed) for each in found.values()),
+            tail=len(lsns),
+        )
+        return found
+
+    async def _require_blank(self) -> None:
+        """No checkpoint is right only when the journal was never written: it is a new store."""
+        head = memoryview(bytearray(ENTRY_BYTES))
+        await self.journal.read_raw(0, head)
+        if any(head):
+            raise DeviceFailed("no checkpoint can be read, but the journal has entries")
+        self.is_blank = True
+
+    is_blank = False  # this start found a new store: nothing that this node had is left
+
+
+def append_record(store: RegionStore, record: Record, epoch: int, committed: int) -> int:
+    """Pack and journal a record, the record being its own token; for tests and tools."""
+    return store.append(record, pack_record(record, epoch, committed), record)
