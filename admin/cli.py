@@ -16,7 +16,7 @@ import typer
 
 from admin import output
 from admin.local import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, read_cluster
-from admin.output import reported
+from admin.output import closed_after, reported
 from base.errors import InvalidRequest, NotConnected, StorageError
 from base.units import format_size, parse_size
 
@@ -55,7 +55,7 @@ DIRECTORY: Final = Path(DIRECTORY_DEFAULT)
 def _client(directory: Path) -> ClusterClient:
     from admin.client import ClusterClient
 
-    return ClusterClient(read_cluster(directory))
+    return closed_after(ClusterClient(read_cluster(directory)))
 
 
 def _number(node: str) -> int:
@@ -231,7 +231,8 @@ def node_show(node: Node, directory: Directory = DIRECTORY, as_json: Json = Fals
     local = cluster.node(_number(node))
     about: dict[str, Any] = {"name": local.name, "pid": node_pid(local), "log": str(local.log_path)}
     try:
-        statistics = NodeClient(local, cluster.token(), 5.0).call("GET", "/v1/statistics")
+        client = closed_after(NodeClient(local, cluster.token(), 5.0))
+        statistics = client.call("GET", "/v1/statistics")
     except NotConnected:
         statistics = None
         about["last_line"] = last_line(local.log_path)

@@ -10,7 +10,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from base.errors import StorageError
@@ -117,19 +118,40 @@ def fail(error: StorageError, *, as_json: bool) -> None:
         warn(f"  next: {next_step}")
 
 
+_CLOSED_AFTER: Final[ContextVar[ExitStack]] = ContextVar("closed_after")
+
+
+class Closable(Protocol):
+    """What has to be closed when the command is over."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+def closed_after(thing: C) -> C:
+    """The thing; it is closed when the running command ends, however that is."""
+    _CLOSED_AFTER.get().callback(thing.close)
+    return thing
+
+
 def reported(command: Callable[P, T]) -> Callable[P, T]:
     """Run a command; an expected failure becomes a message and exit code 1, not a traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except StorageError as error:
-            fail(error, as_json=bool(kwargs.get("as_json")))
-        except BrokenPipeError:  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        except KeyboardInterrupt:
-            warn("interrupted")
+        with ExitStack() as stack:
+            _CLOSED_AFTER.set(stack)
+            try:
+                return command(*args, **kwargs)
+            except StorageError as error:
+                fail(error, as_json=bool(kwargs.get("as_json")))
+            except BrokenPipeError:  # the reader of our output has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            except KeyboardInterrupt:
+                warn("interrupted")
         import typer
 
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""A cluster that is only a view: what the API serves and `up` starts when no node code is wanted."""
+"""A cluster that is only a view: what the API serves and `up` starts in tests."""
 
 import asyncio
 import os

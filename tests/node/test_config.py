@@ -219,10 +219,12 @@ def test_rendered_configuration_reads_back_the_same(
                                       each, max_size=4)))  # fmt: skip
 @settings(deadline=None, max_examples=150)
 def test_any_document_is_a_configuration_or_a_config_error(document: Any) -> None:
+    text = "file: "
     try:
         assert isinstance(parse(document, source="file"), ClusterConfig)
     except ConfigError as error:
-        assert str(error).startswith("file: ")
+        text = str(error)
+    assert text.startswith("file: ")
 
 
 @pytest.mark.parametrize("nodes", [0, 9])
