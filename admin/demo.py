@@ -343,8 +343,12 @@ def run(
     seconds: float = 3.0,
     keep: bool = False,
     as_json: bool = False,
+    entry: str | None = None,
 ) -> int:
-    """The whole demo. Exit code: 0 when nothing was lost and every node stopped cleanly."""
+    """The whole demo. Exit code: 0 when nothing was lost and every node stopped cleanly.
+
+    entry: as in `NodeProcesses`.
+    """
     story = Story(as_json)
     directory = Path(tempfile.mkdtemp(prefix="eightfold-demo-"))
     up: Up | None = None
@@ -356,7 +360,8 @@ def run(
             config_file=None,
             nodes=nodes,
             base_port=free_base_port(nodes),
-            as_json=False,
+            as_json=as_json,
+            entry=entry,
         )
         took_ms = up.start()
         text = f"{nodes} node processes ready for hosts after {took_ms} ms"

@@ -51,6 +51,7 @@ class Writer:
         self._client: Any = None
         self._connecting = asyncio.Lock()
         self.acknowledged: dict[int, int] = {}  # block -> version
+        self.wrong: dict[int, int] = {}  # block -> version that was acknowledged and is not there
         self.writes = 0
         self.longest_ms = 0.0
         self.paths_lost = 0
@@ -101,6 +102,8 @@ class Writer:
         mine = range(number, self._blocks, LANES)
         while not self.stopping:
             block = chooser.choice(mine)
+            # Looked at before it is overwritten, else a later write would hide that one was lost.
+            await self._check(block)
             version = self.acknowledged.get(block, 0) + 1
             payload = block_payload(block, version)
             began_ns = self._clock.now_ns()
@@ -110,14 +113,18 @@ class Writer:
             self.acknowledged[block] = version
             self.writes += 1
 
-    async def wrong_blocks(self) -> list[int]:
-        """Read back every block that was acknowledged; the ones that are not what was written."""
-        wrong = []
-        for block, version in sorted(self.acknowledged.items()):
-            found = await self._persist("read", self._offset + block * BLOCK_BYTES, BLOCK_BYTES)
-            if bytes(found) != block_payload(block, version):
-                wrong.append(block)
-        return wrong
+    async def _check(self, block: int) -> None:
+        version = self.acknowledged.get(block)
+        if version is None:
+            return
+        found = await self._persist("read", self._offset + block * BLOCK_BYTES, BLOCK_BYTES)
+        if bytes(found) != block_payload(block, version):
+            self.wrong[block] = version
+
+    async def check_all(self) -> None:
+        """Read back every block that was acknowledged."""
+        for block in sorted(self.acknowledged):
+            await self._check(block)
 
     def report(self, **more: Any) -> None:
         """One JSON line."""
@@ -156,10 +163,10 @@ async def _run(addresses: Sequence[str], export: str, offset: int, length: int) 
         writer.report()
     await asyncio.gather(*lanes, return_exceptions=True)
     try:
-        wrong = await writer.wrong_blocks()
+        await writer.check_all()
     except StorageError as error:
         failures.append(f"read back: {error}")
-        wrong = []
+    wrong = sorted(writer.wrong)
     blocks = len(writer.acknowledged)
     writer.report(done=True, blocks=blocks, wrong=wrong[:100], failures=failures[:10])
     await writer.close()
