@@ -1,7 +1,7 @@
-"""shell: the persistence of consensus: term, vote, log, catalog snapshot, and the lives of the node.
+"""shell: persistence of consensus: term, vote, log, catalog snapshot, and the lives of the node.
 
-One device in two halves. A half is a header and records one behind the other; each record carries a
-CRC32C and the generation of its half, so that bytes of an older use are never taken for new ones.
+One device in two halves. A half is a header and records one behind the other; each record carries
+a CRC32C and the generation of its half, so that bytes of an older use are never taken for new ones.
 Everything is appended to the current half and synced before the core hears of it (section 4). When
 a snapshot makes most of the half useless, or it is full, the whole state is written to the other
 half, synced, and only then is that half's header written, which makes it the current one.

@@ -50,6 +50,7 @@ from node.effects import (
     Note,
     OpenRegion,
     PersistRaft,
+    RecoverStore,
     Reply,
     Send,
     Token,
@@ -68,6 +69,7 @@ from transport import messages as wire
 from transport.operation import Record
 
 COMMIT_POINT_NS = 40 * NS_PER_MS
+RESEND_NS = 400 * NS_PER_MS
 REPORT_NS = 100 * NS_PER_MS
 ADMIT_NS = 20 * NS_PER_MS
 ADMIT_RETRY_NS = 500 * NS_PER_MS
@@ -109,7 +111,12 @@ class NodeCore:
         settings: CoreSettings,
         effects: list[NodeEffect],
         now_ns: int,
+        store_ready: bool = True,
     ) -> None:
+        """store_ready False: the shell recovers the store when RecoverStore asks for it, and then
+        calls `store_recovered`; the node is not active before."""
+        self.store_ready = store_ready
+        self._recovery_asked = False
         self.self_id = self_id
         self.incarnation = incarnation
         self.intact = intact
@@ -125,6 +132,7 @@ class NodeCore:
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}
         self.commit_dirty: dict[RegionCopy, None] = {}
+        self._stuck: dict[RegionCopy, tuple[int, int]] = {}
         self.opening: dict[RegionCopy, None] = {}
         self.waiting: dict[RegionCopy, None] = {}
         self.transfers: dict[RegionCopy, int] = {}  # copy -> when its session last got on
@@ -208,7 +216,7 @@ class NodeCore:
                     self.waiting[copy] = None
         if self.commit_dirty and now_ns >= self._next_commit_ns:
             self._next_commit_ns = now_ns + COMMIT_POINT_NS
-            self._send_commit_points()
+            self._send_commit_points(now_ns)
         if self._suspects and now_ns >= self._next_report_ns:
             self._next_report_ns = now_ns + REPORT_NS
             self._send_reports(now_ns)
@@ -277,6 +285,7 @@ class NodeCore:
             self.effects.append(Reply(token, copy))
             return
         copy.write(record, token)
+        self.commit_dirty[copy] = None
         if copy.waiting:
             self.waiting[copy] = None
 
@@ -367,8 +376,10 @@ class NodeCore:
     def _drop(self, copy: RegionCopy) -> None:
         copy.retire()
         self.copies[copy.volume].pop(copy.region, None)
-        for table in (self.opening, self.waiting, self.commit_dirty, self.transfers, self._admits):
+        for table in (self.opening, self.waiting, self.commit_dirty, self.transfers):
             table.pop(copy, None)
+        self._admits.pop(copy, None)
+        self._stuck.pop(copy, None)
         self.effects.append(CloseRegion(copy))
 
     def _advance(self, copy: RegionCopy, now_ns: int) -> None:
@@ -382,8 +393,26 @@ class NodeCore:
             if copy.transfer == TRANSFER_ASKED:
                 self.transfers.setdefault(copy, now_ns)
 
-    def _send_commit_points(self) -> None:
+    def _resend_stuck(self, dirty: dict[RegionCopy, None], now_ns: int) -> None:
+        """Records that wait for a copy longer than any healthy copy takes are sent again: the copy
+        may have dropped them while it was not ready, or had no room for them."""
+        for copy in dirty:
+            if copy.role != OWNER or copy.committed == copy.prepared:
+                self._stuck.pop(copy, None)
+                continue
+            self.commit_dirty[copy] = None
+            since_ns, committed = self._stuck.setdefault(copy, (now_ns, copy.committed))
+            if committed != copy.committed:
+                self._stuck[copy] = (now_ns, copy.committed)
+            elif now_ns - since_ns >= RESEND_NS:
+                self._stuck[copy] = (now_ns, copy.committed)
+                for peer in copy.required:
+                    if self._links.get(peer):
+                        copy.resend(peer, copy.acked.get(peer, 0))
+
+    def _send_commit_points(self, now_ns: int) -> None:
         dirty, self.commit_dirty = self.commit_dirty, {}
+        self._resend_stuck(dirty, now_ns)
         points: dict[int, list[tuple[int, int, int, int, int]]] = {}
         for copy in dirty:
             if copy.role != OWNER or copy.commit_told >= copy.committed:
@@ -655,15 +684,13 @@ class NodeCore:
                     self._on_membership(effect, now_ns)
             return
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
-            if not self.active:
-                self.active = True
-                self._life_asked = False
-                self.effects.append(Note("node.joined", incarnation=self.incarnation))
-                for copy in self._all_copies():
-                    if self.catalog.volume_manager.has_volume(copy.volume):
-                        self._configure(copy, now_ns)
-                    else:
-                        self._drop(copy)
+            # With its own life in it the catalog is as new as anything that an earlier life of this
+            # node has acted on: only now is it known which regions lie where.
+            if self.store_ready:
+                self._activate(now_ns)
+            elif not self._recovery_asked:
+                self._recovery_asked = True
+                self.effects.append(RecoverStore())
         elif state.incarnation >= self.incarnation and not self._life_asked:
             # Declared down, or overtaken: this life may not go on, its data may (P6).
             self._life_asked = True
@@ -674,6 +701,26 @@ class NodeCore:
             self.transfers.clear()
             self._admits.clear()
             self.effects.append(NewLife(state.incarnation))
+
+    def store_recovered(self, now_ns: int) -> None:
+        """The shell has restored every copy that the store knows."""
+        self.store_ready = True
+        state = self.catalog.node_state(self.self_id)
+        if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
+            self._activate(now_ns)
+
+    def _activate(self, now_ns: int) -> None:
+        if self.active:
+            return
+        self.active = True
+        self._life_asked = False
+        self.effects.append(Note("node.joined", incarnation=self.incarnation))
+        for copy in self._all_copies():
+            if self.catalog.volume_manager.has_volume(copy.volume):
+                self._configure(copy, now_ns)
+            else:
+                self._drop(copy)
+        self.effects.append(TopologyChanged())
 
     def begin_life(self, incarnation: int, now_ns: int) -> None:
         """The shell has persisted a higher incarnation: report in under it."""

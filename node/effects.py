@@ -239,6 +239,12 @@ class NewLife:
         self.above = above
 
 
+class RecoverStore:
+    """The catalog is current: read what the disks hold, then call `store_recovered`."""
+
+    __slots__ = ()
+
+
 class Note:
     """Something worth one line of the log: `noun.past_verb` and fields."""
 
@@ -250,5 +256,13 @@ class Note:
 
 
 NodeEffect = (
-    Effect | OpenRegion | CloseRegion | PersistRaft | Answer | TopologyChanged | NewLife | Note
+    Effect
+    | RecoverStore
+    | OpenRegion
+    | CloseRegion
+    | PersistRaft
+    | Answer
+    | TopologyChanged
+    | NewLife
+    | Note
 )

@@ -140,10 +140,10 @@ class Leader:
                 if node in up:
                     change = rt.PromoteLearner(node)
                     break
-            for node in core.catalog.nodes:
-                known = node in members.voters + members.learners
-                if change is None and not known and core.has_link(node):
-                    change = rt.AddLearner(NodeId(node))
+            for other in core.catalog.nodes:
+                known = other in members.voters + members.learners
+                if change is None and not known and core.has_link(other):
+                    change = rt.AddLearner(NodeId(other))
         if change is not None:
             self._member_token += 1
             core.change_members(-self._member_token, change, now_ns)

@@ -1,0 +1,228 @@
+"""shell: pages on their way to a joiner, in the background, at a configured rate; both sides.
+
+The owner reads pages as they are committed and sends them behind the records that led there; the
+joiner writes of each page the sectors that the stream has not written since the session began. Few
+pages are on their way at a time, so hosts wait behind one batch at the most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from base.clock import Clock
+from base.errors import StorageError
+from base.tasks import Supervisor
+from base.units import NS_PER_S, KiB
+from node.region_copy import OWNER, TRANSFER_COPYING, RegionCopy
+from node.region_pages import RegionPlace
+from transport import messages as wire
+
+if TYPE_CHECKING:
+    from node.io_path import IoPath
+    from node.region_store import RegionStore
+
+log = structlog.get_logger()
+
+BATCH_BYTES = 256 * KiB
+WINDOW = 2  # batches of one session that are not acknowledged
+
+
+class Pace:
+    """A token bucket over all sessions of a node: bytes per second, with half a second of burst."""
+
+    def __init__(self, clock: Clock, bytes_per_s: int) -> None:
+        self._clock = clock
+        self._bytes_per_s = bytes_per_s
+        self._free_at_ns = 0
+
+    async def take(self, count: int) -> None:
+        """Wait until `count` bytes may be sent."""
+        if self._bytes_per_s <= 0:
+            return
+        now_ns = self._clock.now_ns()
+        start_ns = max(self._free_at_ns, now_ns - NS_PER_S // 2)
+        self._free_at_ns = start_ns + count * NS_PER_S // self._bytes_per_s
+        if self._free_at_ns > now_ns:
+            await self._clock.sleep((self._free_at_ns - now_ns) / NS_PER_S)
+
+
+class Rebuild:
+    """Copies pages of regions between this node and others."""
+
+    def __init__(
+        self,
+        *,
+        io: IoPath,
+        store: RegionStore,
+        clock: Clock,
+        supervisor: Supervisor,
+        bytes_per_s: int,
+    ) -> None:
+        self._io = io
+        self._store = store
+        self._clock = clock
+        self._supervisor = supervisor
+        self._pace = Pace(clock, bytes_per_s)
+        self._acks: dict[tuple[int, int], tuple[int, asyncio.Event, list[int]]] = {}
+        self.sent_bytes = 0
+
+    # ------------------------------------------------------------------ owner
+
+    def copy(self, copy: RegionCopy, peer: int, session: int) -> None:
+        """Send all allocated pages of the session in the background."""
+        self._supervisor.start(self._copy(copy, peer, session), name="copy_pages")
+
+    def _runs(self, copy: RegionCopy, session: int) -> bool:
+        return copy.role == OWNER and copy.session == session and copy.transfer == TRANSFER_COPYING
+
+    async def _copy(self, copy: RegionCopy, peer: int, session: int) -> None:
+        key = (copy.volume, copy.region)
+        io, store = self._io, self._store
+        virtual = io.core.catalog.volume_manager.volume(copy.volume)
+        page_bytes = virtual.page_bytes
+        bitmap = store.page_bitmap(key)
+        pages = [page for page in range(len(bitmap) * 8) if bitmap[page >> 3] >> (page & 7) & 1]
+        batch = max(1, BATCH_BYTES // page_bytes)
+        gate = asyncio.Event()
+        waiting: list[int] = []  # batches not acknowledged, by their first page
+        self._acks[key] = (session, gate, waiting)
+        try:
+            for at in range(0, len(pages), batch):
+                part = pages[at : at + batch]
+                await self._pace.take(len(part) * page_bytes)
+                while len(waiting) >= WINDOW and self._runs(copy, session):
+                    gate.clear()
+                    await gate.wait()
+                if not self._runs(copy, session):
+                    return
+                waiting.append(part[0])
+                if not await self._send(copy, peer, session, part, page_bytes):
+                    return
+            while waiting and self._runs(copy, session):
+                gate.clear()
+                await gate.wait()
+            if self._runs(copy, session):
+                io.core.pages_copied(copy, peer, session, self._clock.now_ns())
+                io.turn_soon()
+        except StorageError as error:
+            log.warning("transfer.failed", volume=key[0], region=key[1], error=str(error))
+        finally:
+            if self._acks.get(key, (0,))[0] == session:
+                del self._acks[key]
+
+    async def _send(
+        self, copy: RegionCopy, peer: int, session: int, pages: list[int], page_bytes: int
+    ) -> bool:
+        """False: the link does not take it; the session begins anew when the link does."""
+        io = self._io
+        data = bytearray(len(pages) * page_bytes)
+        view = memoryview(data)
+        key = (copy.volume, copy.region)
+        at = 0
+        while at < len(pages):
+            run = 1
+            while at + run < len(pages) and pages[at + run] == pages[at] + run:
+                run += 1
+            piece = view[at * page_bytes : (at + run) * page_bytes]
+            await self._store.read(key, pages[at] * page_bytes, len(piece), piece)
+            at += run
+        # Whatever is committed by now was sent to the joiner before this message leaves.
+        io.drain()
+        io.flush_records()
+        message = wire.TransferPages(
+            copy.volume, copy.region, copy.epoch, session, copy.committed, tuple(pages), data
+        )
+        self.sent_bytes += len(data)
+        return io.bus.send(peer, message)
+
+    def acknowledged(self, peer: int, message: wire.TransferPagesAck) -> None:
+        """The joiner holds a batch."""
+        key = (message.volume, message.region)
+        copy = self._io.core.copies.get(key[0], {}).get(key[1])
+        entry = self._acks.get(key)
+        if copy is None or entry is None or entry[0] != message.session:
+            return
+        self._io.core.transfer_alive(copy, self._clock.now_ns())
+        if message.pages and message.pages[0] in entry[2]:
+            entry[2].remove(message.pages[0])
+        entry[1].set()
+
+    def wake(self) -> None:
+        """Configurations changed: sessions that are over must notice."""
+        for _, gate, _ in self._acks.values():
+            gate.set()
+
+    # ------------------------------------------------------------------ joiner
+
+    def received(self, peer: int, message: wire.TransferPages) -> None:
+        """Pages from the owner."""
+        copy = self._io.core.copies.get(message.volume, {}).get(message.region)
+        if (
+            copy is None
+            or copy.complete
+            or message.session != copy.session
+            or message.epoch != copy.epoch
+            or message.as_of > copy.prepared
+        ):
+            return
+        self._supervisor.start(self._take(peer, message), name="take_pages")
+
+    async def _take(self, peer: int, message: wire.TransferPages) -> None:
+        key = (message.volume, message.region)
+        try:
+            await self._store.transfer_pages(
+                key,
+                message.session,
+                message.pages,
+                memoryview(message.data),  # type: ignore[arg-type]
+            )
+        except StorageError as error:
+            log.warning("transfer.refused", volume=key[0], region=key[1], error=str(error))
+            return
+        ack = wire.TransferPagesAck(
+            message.volume, message.region, message.epoch, message.session, message.pages
+        )
+        self._io.bus.send(peer, ack)
+
+    async def end_transfer(self, copy: RegionCopy, session: int) -> None:
+        """Make the session survive a power cut, then tell the core."""
+        key = (copy.volume, copy.region)
+        try:
+            await self._store.end_transfer(key, session)
+        except StorageError as error:
+            log.warning("transfer.refused", volume=key[0], region=key[1], error=str(error))
+            return
+        copy.transfer_synced(session)
+        self._io.turn_soon()
+
+    # ------------------------------------------------------------------ places
+
+    def place_of(self, key: tuple[int, int]) -> RegionPlace | None:
+        """Where the catalog puts the copy of this node; None: it has none."""
+        core = self._io.core
+        manager = core.catalog.volume_manager
+        if not manager.has_volume(key[0]):
+            return None
+        virtual = manager.volume(key[0])
+        if key[1] >= len(virtual.table):
+            return None
+        row = virtual.table.row(key[1], core.self_id)
+        if row.ld < 0:
+            return None
+        disk = manager.logical_disk(core.self_id, row.ld)
+        return RegionPlace(
+            virtual.region_bytes, virtual.page_bytes, disk, row.ld_region * virtual.region_bytes
+        )
+
+    def open_region(self, copy: RegionCopy, fresh: bool) -> None:
+        """Make the place of a copy; a fresh one shows nothing of what lay there before."""
+        key = (copy.volume, copy.region)
+        if fresh and key in self._store:
+            self._io.flush_records()
+            self._store.drop_region(key)
+        place = self.place_of(key)
+        assert place is not None, copy
+        self._store.open_region(key, place)
