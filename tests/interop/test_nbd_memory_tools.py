@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
+from typing import NoReturn
 
 import pytest
 import uvloop
@@ -22,10 +22,6 @@ from host.nbd_target import NbdTarget
 pytestmark = pytest.mark.interop
 
 SIZE = 64 * MiB
-
-
-def needs(tool: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
 
 
 class Served:
@@ -78,7 +74,7 @@ def image(path: Path, *, seed: int = 1) -> Path:
     return path
 
 
-@needs("nbdinfo")
+@pytest.mark.needs_tool("nbdinfo")
 def test_nbdinfo_lists_every_export(tmp_path: Path) -> None:
     async def use(served: Served) -> None:
         listing = json.loads(await served.run("nbdinfo", "--list", "--json", served.tcp))
@@ -93,8 +89,7 @@ def test_nbdinfo_lists_every_export(tmp_path: Path) -> None:
     serving(tmp_path, use)
 
 
-@needs("nbdinfo")
-@needs("nbdcopy")
+@pytest.mark.needs_tool("nbdinfo", "nbdcopy")
 def test_nbdcopy_in_shows_in_the_map_and_comes_out_again(tmp_path: Path) -> None:
     source = image(tmp_path / "in")
 
@@ -112,7 +107,7 @@ def test_nbdcopy_in_shows_in_the_map_and_comes_out_again(tmp_path: Path) -> None
     assert (tmp_path / "out").read_bytes() == source.read_bytes()
 
 
-@needs("nbdcopy")
+@pytest.mark.needs_tool("nbdcopy")
 def test_nbdcopy_copies_from_export_to_export(tmp_path: Path) -> None:
     source = image(tmp_path / "in")
 
@@ -125,7 +120,7 @@ def test_nbdcopy_copies_from_export_to_export(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == source.read_bytes()
 
 
-@needs("nbdcopy")
+@pytest.mark.needs_tool("nbdcopy")
 def test_nbdcopy_into_a_read_only_export_fails(tmp_path: Path) -> None:
     source = image(tmp_path / "in")
 
@@ -135,7 +130,7 @@ def test_nbdcopy_into_a_read_only_export_fails(tmp_path: Path) -> None:
     serving(tmp_path, use)
 
 
-@needs("qemu-img")
+@pytest.mark.needs_tool("qemu-img")
 @pytest.mark.parametrize("export", ["vol", "big-blocks"])
 def test_qemu_img_converts_and_compares(tmp_path: Path, export: str) -> None:
     image(tmp_path / "in")
@@ -152,7 +147,7 @@ def test_qemu_img_converts_and_compares(tmp_path: Path, export: str) -> None:
     serving(tmp_path, use)
 
 
-@needs("qemu-io")
+@pytest.mark.needs_tool("qemu-io")
 @pytest.mark.parametrize("export", ["vol", "big-blocks"])
 def test_qemu_io_writes_and_reads_unaligned(tmp_path: Path, export: str) -> None:
     async def use(served: Served) -> None:
@@ -170,7 +165,7 @@ def test_qemu_io_writes_and_reads_unaligned(tmp_path: Path, export: str) -> None
     serving(tmp_path, use)
 
 
-@needs("fio")
+@pytest.mark.needs_tool("fio")
 @pytest.mark.slow
 def test_fio_verifies_what_it_wrote(tmp_path: Path) -> None:
     async def use(served: Served) -> None:
@@ -209,24 +204,29 @@ h.shutdown()
 """
 
 
-def python_with_libnbd() -> str:
+@pytest.fixture
+def python_with_libnbd(not_installed: Callable[[str], NoReturn]) -> str:
     """Distributions put the bindings beside their own Python, seldom beside ours."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        probe = (python, "-c", "import nbd; nbd.NBD()")
-        if Path(python).exists() and subprocess.run(probe, capture_output=True).returncode == 0:
-            return python
-    pytest.skip("no Python here has the bindings of libnbd")
+    probe = ("-c", "import nbd; nbd.NBD()")
+    found = [
+        python
+        for python in (sys.executable, "/usr/bin/python3")
+        if Path(python).exists()
+        and subprocess.run((python, *probe), capture_output=True).returncode == 0
+    ]
+    if not found:
+        not_installed("the Python bindings of libnbd")
+    return found[0]
 
 
-def test_libnbd_sees_chunks_flags_and_errors(tmp_path: Path) -> None:
+def test_libnbd_sees_chunks_flags_and_errors(tmp_path: Path, python_with_libnbd: str) -> None:
     async def use(served: Served) -> None:
-        await served.run(python, "-c", LIBNBD, f"{served.tcp}/vol")
+        await served.run(python_with_libnbd, "-c", LIBNBD, f"{served.tcp}/vol")
 
-    python = python_with_libnbd()
     serving(tmp_path, use)
 
 
-@needs("nbdinfo")
+@pytest.mark.needs_tool("nbdinfo")
 def test_a_volume_beyond_4_gib_is_served_and_mapped(tmp_path: Path) -> None:
     async def main() -> None:
         volume = MemoryVolume("huge", 16 * GiB)
