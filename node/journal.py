@@ -240,6 +240,7 @@ class Journal:
         if self._writing or self._failed or self._lives is None:
             return
         starved = False
+        had_no_space = self._no_space
         until = self._next  # what a callback appends belongs to the next turn
         while True:
             batch = self._full[0] if self._full else self._open
@@ -261,10 +262,9 @@ class Journal:
                 self._fail(error)
                 return
             self._done(batch)
-        if self._starved and not starved and self.on_room is not None:
-            self._starved = False
+        had_waited, self._starved = self._starved or had_no_space, starved
+        if had_waited and not self.is_full and self.on_room is not None:
             self.on_room()
-        self._starved = starved
         self._start_sync()
 
     def _pieces(self, batch: _Batch) -> list[tuple[int, list[Buffer]]]:

@@ -448,6 +448,7 @@ class RegionStore:
             await self.journal.synced()
             await self._slots.store(payload)
             self.journal.trim(trim_lsn)
+            self._room()
             self._checkpoints += 1
             self._last_checkpoint_ns = self._clock.now_ns()
             await self._discard(freed)
