@@ -312,6 +312,10 @@ def volume_create(
         str | None,
         typer.Option(help="Writes while one copy is left: synced, suspend or continue."),
     ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(help="A node that owns every region, as n0; else they are spread by hash."),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until hosts can use it.")] = True,
     directory: Directory = DIRECTORY,
     as_json: Json = False,
@@ -327,6 +331,7 @@ def volume_create(
         "group": group if raid is None else f"raid{raid}", "copies": copies, "l2_entries": l2,
         "l3_entries": l3, "degraded": degraded,
         "page_bytes": None if page is None else _bytes(page, key="--page"),
+        "owner": None if owner is None else _node_number(owner),
     }  # fmt: skip
     spec: dict[str, Any] = {"name": name, "size_bytes": _bytes(size, key="SIZE")}
     spec.update({key: value for key, value in given.items() if value is not None})
@@ -430,6 +435,12 @@ def volume_show(
             for each in table
         ],
     )  # fmt: skip
+
+
+def _node_number(name: str) -> int:
+    if not name.removeprefix("n").isdigit():
+        raise InvalidRequest(f"--owner: {name!r} is not a node; nodes are n0 to n7")
+    return int(name.removeprefix("n"))
 
 
 def _node_name(number: int) -> str:

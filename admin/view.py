@@ -96,6 +96,7 @@ class VolumeSpec(TypedDict):
     l2_entries: NotRequired[int]
     l3_entries: NotRequired[int]
     degraded: NotRequired[str]
+    owner: NotRequired[int]  # a node that owns every region; left out: placed by hash
 
 
 class GrowSpec(TypedDict):
@@ -269,7 +270,7 @@ def volume_spec(body: dict[str, Any]) -> VolumeSpec:
     """
     kinds: dict[str, type] = {
         "name": str, "size_bytes": int, "group": str, "copies": int, "page_bytes": int,
-        "l2_entries": int, "l3_entries": int, "degraded": str,
+        "l2_entries": int, "l3_entries": int, "degraded": str, "owner": int,
     }  # fmt: skip
     for key in sorted(body):
         if key not in kinds:

@@ -154,6 +154,10 @@ class NodeCore:
         self._next_admit_ns = now_ns
         self._next_leader_ns = now_ns
         self._next_duty_ns = now_ns
+        self.takeovers = 0  # regions that this node took over from another
+        self._exposed = 0
+        self._exposed_ns = 0
+        self._exposed_at_ns = now_ns
         self._joins_wanted = True
         self._life_asked = False
         self._compacted = catalog.version
@@ -177,6 +181,15 @@ class NodeCore:
             self._on[kind] = self._on_raft_message
 
     # ------------------------------------------------------------------ events
+
+    def exposed_ms(self, now_ns: int) -> int:
+        """Time, summed over the regions that this node owned meanwhile, with too few copies."""
+        self._count_exposed(now_ns)
+        return self._exposed_ns // NS_PER_MS
+
+    def _count_exposed(self, now_ns: int) -> None:
+        self._exposed_ns += self._exposed * (now_ns - self._exposed_at_ns)
+        self._exposed_at_ns = now_ns
 
     def message(self, peer: int, message: object, now_ns: int) -> None:
         """A message that is not host I/O or bulk (those have calls of their own)."""
@@ -664,14 +677,24 @@ class NodeCore:
             # more, and what this node now owns opens only after all leases that it ever granted.
             self.leases.floor = index
             self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
+            if owners is not None:
+                gained = (owners != table.owner) & (table.owner == self.self_id)
+                self.takeovers += int(np.count_nonzero(gained))
             self._owners[volume] = table.owner.copy()
         self._joins_wanted = True
+        self._count_exposed(now_ns)
+        self._exposed = sum(self._exposed_rows(each) for each in self.catalog.volumes.values())
         if not self.active:
             return
         version = table.version
         for copy in list(self.copies.get(volume, {}).values()):
             if version[copy.region] == index:
                 self._configure(copy, now_ns)
+
+    def _exposed_rows(self, volume: Any) -> int:
+        table = volume.table
+        few = np.bitwise_count(table.in_sync) < volume.copies
+        return int(np.count_nonzero((table.owner == self.self_id) & few & ~table.offline))
 
     def _on_node_changed(self, node: int, index: int, now_ns: int) -> None:
         self.leases.answered(node)

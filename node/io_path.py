@@ -2,8 +2,8 @@
 
 Everything that one turn of the loop brings — requests of hosts, messages of peers, journal writes
 that ended — goes into the cores at once; the effects are performed at the end of the turn, in
-order. So a turn makes one message per peer, one journal write and one answer per connection, however
-many operations it holds. Nothing in here decides: `core`, `router` and the region copies do.
+order. So a turn makes one message per peer, one journal write and one answer per connection,
+however many operations it holds. Nothing in here decides: `core`, `router` and the copies do.
 """
 
 from __future__ import annotations

@@ -1,0 +1,476 @@
+"""shell: one node put together out of its parts, and the process around it.
+
+`run_node` is the same in production and in simulation: everything that touches the world — bus,
+devices, clock, random numbers — is passed in. `run_process` opens files and sockets and runs it.
+
+Start: read the consensus store; begin a new life; join the mesh; report the life to the catalog;
+once the catalog has taken it in, recover the regions from the disks; then serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from base.clock import Clock, RealClock
+from base.device import BlockDevice
+from base.errors import ConfigError, StorageError
+from base.ids import NodeId
+from base.log import configure
+from base.tasks import Supervisor
+from base.units import NS_PER_MS, MiB
+from cluster import raft_types as rt
+from cluster.catalog import Catalog
+from cluster.consensus import Raft
+from cluster.entries import FormCluster, encode, plain_group, plain_inventory
+from cluster.membership import Membership, MembershipConfig
+from cluster.raft_log import RaftLog
+from host.nbd_target import NbdLimits, NbdTarget
+from node import effects as fx
+from node.checkpoint import RegionState
+from node.client_table import ClientTable
+from node.config import ClusterConfig, NodeConfig, load, node_config
+from node.consensus_store import ConsensusStore, Life
+from node.control_loop import ControlLoop
+from node.core import CoreSettings, NodeCore
+from node.destage import DestagePace
+from node.disk_shelf import DiskShelf, open_disks
+from node.exports import NodeExports
+from node.file_device import FileDevice, SyncThreads
+from node.io_path import IoPath
+from node.journal import Journal
+from node.leases import LeaseTable
+from node.operator_view import OperatorView
+from node.rebuild import Rebuild
+from node.recovery import RecoveredRegion
+from node.region_store import RegionStore, StoreOptions
+from transport.bus import MessageBus
+from volume.physical_disk import NodeInventory
+
+log = structlog.get_logger()
+
+CONSENSUS_BYTES: Final = 256 * MiB  # sparse: two halves, each with room for the largest catalog
+CHECKPOINT_BYTES: Final = 128 * MiB  # sparse: two slots
+FORMED_MARK: Final = "formed"  # in the cluster directory: there is a cluster to come back to
+
+
+@dataclass(slots=True)
+class NodePorts:
+    """The world of one node.
+
+    boot_id: another one than in the last life means that memory was lost with the power. formed:
+    the cluster exists, so a store that holds nothing has lost something.
+    """
+
+    bus: MessageBus | None
+    clock: Clock
+    rng: random.Random
+    disks: list[BlockDevice]
+    journal: BlockDevice
+    checkpoint: BlockDevice
+    consensus: BlockDevice
+    boot_id: str
+    formed: bool
+
+
+class Node:
+    """One node. `start`, then serve, then `stop`; `failed` is set when it must not go on."""
+
+    def __init__(
+        self, number: int, config: ClusterConfig, ports: NodePorts, on_failure: Callable[[], None]
+    ) -> None:
+        self.number = number
+        self.config = config
+        self.ports = ports
+        self.failed: BaseException | None = None
+        self._on_failure = on_failure
+        self.supervisor = Supervisor(f"n{number}", self._task_failed)
+        self.inventory: NodeInventory = config.inventory()
+        self.core: NodeCore
+        self.io: IoPath
+        self.store: RegionStore
+        self.journal: Journal
+        self.consensus: ConsensusStore
+        self.control: ControlLoop
+        self.exports: NodeExports
+        self.rebuild: Rebuild
+        self.shelf: DiskShelf
+        self.started_ns = ports.clock.now_ns()
+
+    # ------------------------------------------------------------------ life
+
+    async def begin(self) -> int:
+        """Read the consensus store and begin a new life. The incarnation, for the mesh."""
+        ports = self.ports
+        self.consensus = ConsensusStore(
+            ports.consensus,
+            supervisor=self.supervisor,
+            on_persisted=self._persisted,
+            on_failure=self.fail,
+        )
+        known = await self.consensus.load()
+        self._blank = not known and ports.formed
+        if not known:
+            voters = tuple(NodeId(node.id) for node in sorted(self.config.nodes, key=_by_id))
+            await self.consensus.format(rt.Snapshot(0, 0, rt.Members(voters)))
+        last = self.consensus.state.life
+        self._intact = known and (last.clean or last.boot_id == ports.boot_id)
+        if not known:
+            self._intact = not self._blank
+        # A blank node does not know its former incarnations: time makes it larger than them all.
+        floor = ports.clock.wall_ns() // 1_000_000_000 if self._blank else 0
+        life = Life(max(last.incarnation, floor) + 1, ports.boot_id, clean=False)
+        await self.consensus.set_life(life)
+        return life.incarnation
+
+    async def start(self) -> None:
+        """Wire everything and begin. Does not wait for the cluster."""
+        state = self.consensus.state
+        snapshot = state.snapshot
+        assert snapshot is not None
+        config, ports = self.config, self.ports
+        bus = ports.bus
+        assert bus is not None
+        now_ns = ports.clock.now_ns()
+        effects: list[fx.NodeEffect] = []
+        raft_options = config.consensus
+        self.core = NodeCore(
+            self_id=self.number,
+            incarnation=state.life.incarnation,
+            intact=self._intact,
+            blank=self._blank,
+            inventory=plain_inventory(self.inventory.to_tuple()),
+            raft=Raft(
+                self_id=NodeId(self.number),
+                hard_state=state.hard,
+                log=RaftLog(snapshot, tuple(state.entries)),
+                config=rt.RaftConfig(
+                    election_min_ms=raft_options.election_ms_min,
+                    election_max_ms=raft_options.election_ms_max,
+                    heartbeat_ms=raft_options.heartbeat_ms,
+                ),
+                rng=ports.rng,
+                blank=self._blank,
+            ),
+            catalog=Catalog.from_bytes(snapshot.data) if snapshot.data else Catalog(),
+            membership=Membership(
+                peers=[NodeId(node.id) for node in config.nodes if node.id != self.number],
+                config=MembershipConfig(
+                    beacon_ms=config.membership.beacon_ms,
+                    suspect_after_ms=config.membership.suspect_ms,
+                ),
+                now_ns=now_ns,
+            ),
+            leases=LeaseTable(
+                incarnation=state.life.incarnation,
+                lease_ns=config.replication.lease_ms * NS_PER_MS,
+                grace_ns=config.replication.grace_ms * NS_PER_MS,
+                drift_ppm=config.replication.drift_ppm,
+                now_ns=now_ns,
+            ),
+            settings=CoreSettings(
+                durability_synced=config.replication.durability == "synced",
+                joins_max=config.rebuild.joins_in_flight_max,
+                snapshot_entries=raft_options.snapshot_entries,
+                form_entry=_form_entry(config),
+            ),
+            effects=effects,
+            now_ns=now_ns,
+            store_ready=False,
+        )
+        self.control = ControlLoop(
+            core=self.core,
+            clock=ports.clock,
+            consensus=self.consensus,
+            supervisor=self.supervisor,
+            recover=self._recover,
+        )
+        self.io = IoPath(
+            core=self.core,
+            bus=bus,
+            clock=ports.clock,
+            supervisor=self.supervisor,
+            timeout_ns=config.host.request_timeout_ms * NS_PER_MS,
+            on_control=self.control.perform,
+        )
+        self.control.io = self.io
+        self._make_store()
+        self.exports = NodeExports(self.core, self.io)
+        self.control.on_topology = self._topology_changed
+        bus.set_receiver(self.io.message, self.io.link)
+        await bus.start()
+        self.control.start()
+
+    def _make_store(self) -> None:
+        config, ports = self.config, self.ports
+        cache = config.cache
+        self.shelf = DiskShelf(self.inventory, ports.disks, on_disk_error=self._disk_error)
+        self.journal = Journal(
+            ports.journal,
+            clock=ports.clock,
+            supervisor=self.supervisor,
+            on_journalled=self.io.journalled,
+            on_failure=self.fail,
+        )
+        self.store = RegionStore(
+            journal=self.journal,
+            shelf=self.shelf,
+            checkpoint_device=ports.checkpoint,
+            clock=ports.clock,
+            supervisor=self.supervisor,
+            region_state=self._region_state,
+            on_failure=self.fail,
+            on_room=self.io.room_again,
+            on_region_error=self._region_error,
+            options=StoreOptions(
+                dirty_bytes_max=cache.dirty_bytes_max,
+                high_percent=cache.destage_high_percent,
+                low_percent=cache.destage_low_percent,
+                pace=DestagePace(after_ms=cache.destage_after_ms),
+            ),
+        )
+        self.rebuild = Rebuild(
+            io=self.io,
+            store=self.store,
+            clock=ports.clock,
+            supervisor=self.supervisor,
+            bytes_per_s=config.rebuild.bytes_per_s,
+        )
+        self.io.pages = self.rebuild
+
+    async def stop(self) -> None:
+        """Orderly: no new requests, everything to the disks, and say so in the store."""
+        log.info("node.stopping", node=self.number)
+        self.io.router.stopping = True
+        self.control.stop()
+        bus = self.ports.bus
+        assert bus is not None
+        try:
+            if self.failed is None and self.io.store is not None:
+                await self.store.close()
+                life = self.consensus.state.life
+                clean = Life(life.incarnation, life.boot_id, clean=True)
+                await bus.close()
+                await self.consensus.set_life(clean)
+        finally:
+            await bus.close()
+            self.io.router.close()
+            await self.supervisor.close()
+            self.shelf.close()
+            for device in (self.ports.journal, self.ports.checkpoint, self.ports.consensus):
+                device.close()
+        log.info("node.stopped", node=self.number)
+
+    # ------------------------------------------------------------------ callbacks
+
+    def fail(self, error: BaseException) -> None:
+        """This node must not go on; a restart recovers from its log (P11)."""
+        if self.failed is None:
+            self.failed = error
+            log.error("node.failed", node=self.number, error=f"{type(error).__name__}: {error}")
+            self._on_failure()
+
+    def _task_failed(self, name: str, error: BaseException) -> None:
+        log.error("task.failed", node=self.number, task=name, exc_info=error)
+        self.fail(error)
+
+    def _persisted(self, number: int) -> None:
+        self.core.raft_persisted(number, self.ports.clock.now_ns())
+        self.io.turn_soon()
+
+    def _disk_error(self, disk: int, error: Exception, failed: bool) -> None:
+        log.warning("disk.failed", node=self.number, disk=disk, left=failed, error=str(error))
+
+    def _region_error(self, key: tuple[int, int], error: StorageError) -> None:
+        log.error("region.failed", volume=key[0], region=key[1], error=str(error))
+
+    def _topology_changed(self) -> None:
+        self.exports.refresh()
+        self.rebuild.wake()
+
+    # ------------------------------------------------------------------ recovery
+
+    def _region_state(self, key: tuple[int, int]) -> RegionState:
+        self.io.drain()
+        copy = self.core.copies.get(key[0], {}).get(key[1])
+        if copy is None:
+            return RegionState()
+        return RegionState(
+            copy.epoch, copy.committed, copy.committed_epoch, self.io.opaque_state(copy)
+        )
+
+    async def _recover(self) -> None:
+        """Give the core what the disks hold; the catalog is current."""
+        recovered = await self.store.recover(self.rebuild.place_of)
+        for key in sorted(recovered):
+            self._restore(key, recovered[key])
+        self.io.store = self.store
+        self.store.start()
+        self.core.store_recovered(self.ports.clock.now_ns())
+        self.io.turn_soon()
+
+    def _restore(self, key: tuple[int, int], found: RecoveredRegion) -> None:
+        """One region, if what the disks hold is of the place that the catalog means."""
+        row = self.core.catalog.row(key[0], key[1], self.number)
+        place = (row.ld, row.ld_region)
+        state: tuple[Any, ...] = ()
+        known = None
+        if found.clients:
+            known = (int(found.clients[0]), int(found.clients[1]))
+            state = tuple((int(c), int(low), tuple(n)) for c, low, n in found.clients[2])
+        elif row.joiner != self.number:
+            # Younger than the last checkpoint. Its space cannot have been given away and come back
+            # meanwhile, for then this node would be a joiner.
+            known = place
+        if not found.complete or known != place:
+            self.store.drop_region(key)
+            return
+        clients = ClientTable(state)
+        for client, number, low in found.replayed:
+            clients.add(client, number, low)
+        copy = self.core.restore_copy(
+            key[0],
+            key[1],
+            committed=found.committed,
+            committed_epoch=found.committed_epoch,
+            tail=[record for record, _ in found.tail],
+            clients=clients.state(),
+            complete=True,
+        )
+        copy.place = place
+
+
+def _by_id(node: Any) -> int:
+    return int(node.id)
+
+
+def _form_entry(config: ClusterConfig) -> bytes:
+    nodes = tuple((NodeId(n.id), n.failure_domain) for n in sorted(config.nodes, key=_by_id))
+    groups = tuple(plain_group(g.provisioning_group().to_tuple()) for g in config.groups)
+    return encode(FormCluster(config.cluster.id or config.cluster.name, nodes, groups))
+
+
+# ---------------------------------------------------------------------- the process
+
+
+def _open_ports(config: NodeConfig, threads: SyncThreads) -> NodePorts:
+    """Open, or on the first start make, the files of a node. ConfigError names the file."""
+    consensus_path = config.consensus_directory / "store"
+    new = not consensus_path.exists()
+    try:
+        for directory in (
+            config.disks_directory,
+            config.journal_directory,
+            config.consensus_directory,
+        ):
+            directory.mkdir(parents=True, exist_ok=True)
+        if new:
+            # What an earlier node left here is not ours to replay.
+            for stale in (config.journal_directory / "ring", config.journal_directory / "slots"):
+                stale.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    options = config.cluster.journal
+    disks = open_disks(config.disks_directory, config.cluster.inventory(), threads, create=new)
+    journal = FileDevice(
+        config.journal_directory / "ring",
+        options.segment_bytes * options.segments_max,
+        create=new,
+        threads=threads,
+    )
+    checkpoint = FileDevice(
+        config.journal_directory / "slots", CHECKPOINT_BYTES, create=new, threads=threads
+    )
+    consensus = FileDevice(consensus_path, CONSENSUS_BYTES, create=new, threads=threads)
+    return NodePorts(
+        bus=None,
+        clock=RealClock(),
+        rng=random.Random(os.urandom(16)),
+        disks=disks,
+        journal=journal,
+        checkpoint=checkpoint,
+        consensus=consensus,
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        formed=(config.cluster_directory / FORMED_MARK).exists(),
+    )
+
+
+async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
+    from node.cluster_directory import read_secret
+    from transport.link import LinkLimits
+    from transport.mesh import Mesh, MeshConfig
+
+    cluster = config.cluster
+    threads = SyncThreads(name=f"sync-{config.name}")
+    node = Node(config.node, cluster, _open_ports(config, threads), stop.set)
+    secret = read_secret(config.secret_path)
+    incarnation = await node.begin()
+    node.ports.bus = Mesh(
+        MeshConfig(
+            self_id=config.node,
+            incarnation=incarnation,
+            cluster_id=cluster.cluster.id or cluster.cluster.name,
+            secret=secret,
+            listen=(config.options.host, config.options.mesh_port),
+            peers={NodeId(peer.id): (peer.host, peer.mesh_port) for peer in config.peers},
+            limits=LinkLimits(backoff_max_ms=max(20, cluster.mesh.reconnect_ms_max)),
+        ),
+        rng=node.ports.rng,
+        on_failure=lambda _name, error: node.fail(error),
+    )
+    await node.start()
+    target = NbdTarget(
+        node.exports,
+        limits=NbdLimits(
+            connections_max=cluster.host.connections_max,
+            requests_in_flight_max=cluster.host.requests_in_flight_max,
+            bytes_in_flight_max=cluster.host.bytes_in_flight_max,
+        ),
+    )
+    await target.listen_tcp(config.options.host, config.options.nbd_port)
+    view = OperatorView(node, config, target, stop)
+    from admin.http import serve  # late: it costs 50 ms that the data path need not wait for
+
+    api = await serve(
+        view,
+        host=config.options.host,
+        port=config.options.admin_port,
+        token=read_secret(config.token_path).decode(),
+        node=config.name,
+        body_bytes_max=cluster.admin.body_bytes_max,
+    )
+    log.info("node.started", node=config.node, incarnation=incarnation)
+    await stop.wait()
+    await target.stop()
+    await api.close()
+    await node.stop()
+    threads.close()
+    return 0 if node.failed is None else 1
+
+
+def run_process(directory: Path, node_id: int) -> int:
+    """Run one node of the cluster in this directory until SIGTERM. Exit code."""
+    if not __debug__:
+        raise ConfigError("asserts guard the data: do not run a node with -O")
+    import uvloop
+
+    config = node_config(load(directory / "cluster.yaml"), directory, node_id)
+    configure(level=config.cluster.log.level, as_json=config.cluster.log.format == "json")
+    structlog.contextvars.bind_contextvars(node=config.name)
+
+    async def main() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        return await _serve(config, stop)
+
+    return uvloop.run(main())

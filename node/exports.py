@@ -1,0 +1,79 @@
+"""shell: every volume of the catalog as hosts see it through this node."""
+
+from __future__ import annotations
+
+from base.errors import NotFound
+from base.units import SECTOR_BYTES
+from host.export import HostRequest
+from node.core import NodeCore
+from node.io_path import IoPath
+from volume.virtual_volume import VirtualVolume
+
+
+class NodeVolume:
+    """One volume. Its size follows the catalog."""
+
+    read_only = False
+
+    def __init__(self, core: NodeCore, io: IoPath, volume: VirtualVolume) -> None:
+        self._core = core
+        self._io = io
+        self.volume = volume
+
+    @property
+    def name(self) -> str:
+        """What hosts ask for."""
+        return self.volume.name
+
+    @property
+    def size_bytes(self) -> int:
+        """As the catalog of this node has it now."""
+        return self.volume.size_bytes
+
+    @property
+    def block_min_bytes(self) -> int:
+        """Hosts may address sectors; they are told to prefer blocks."""
+        return SECTOR_BYTES
+
+    @property
+    def description(self) -> str:
+        """For people."""
+        return f"{self.volume.copies} copies in group {self.volume.group}"
+
+    def submit(self, request: HostRequest) -> None:
+        """Route it."""
+        self._io.submit(self.volume, request)
+
+
+class NodeExports:
+    """The export table: all volumes by name."""
+
+    def __init__(self, core: NodeCore, io: IoPath) -> None:
+        self._core = core
+        self._io = io
+        self._views: dict[int, NodeVolume] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The catalog changed: views of what is there, by number, for names may be used again."""
+        volumes = self._core.catalog.volumes
+        for number in list(self._views):
+            if number not in volumes:
+                del self._views[number]
+        for number, volume in volumes.items():
+            view = self._views.get(int(number))
+            if view is None:
+                self._views[int(number)] = NodeVolume(self._core, self._io, volume)
+            else:
+                view.volume = volume  # a snapshot of the catalog brings new objects
+
+    def names(self) -> list[str]:
+        """In the order of creation."""
+        return [self._views[number].name for number in sorted(self._views)]
+
+    def open(self, name: str) -> NodeVolume:
+        """The view, or NotFound."""
+        for number in sorted(self._views):
+            if self._views[number].name == name:
+                return self._views[number]
+        raise NotFound(f"no volume named {name!r} is exported here")
