@@ -311,11 +311,21 @@ class Router:
     # ------------------------------------------------------------------ time and change
 
     def topology_changed(self, now_ns: int) -> None:
-        """Owners or nodes changed: what waits is tried at once."""
+        """Owners or nodes changed: what waits is tried at once, and what was sent to a node that
+        owns the region no more goes to its successor: that node may be stopped and never answer."""
         retry, self._retry = self._retry, {}
         for number in sorted(retry):
             if number in self._pieces:
                 self._dispatch(retry[number], now_ns)
+        for number in list(self._pieces):
+            piece = self._pieces.get(number)
+            if piece is None or not piece.sent or number in retry or number in self._retry:
+                continue
+            if piece.owner not in (self._self_id, NOBODY):
+                owner = self._ways.owner_of(piece.record.volume, piece.record.region)
+                if owner not in (piece.owner, NOBODY):
+                    self.retries += 1
+                    self._dispatch(piece, now_ns)
         up = self._ways.up_nodes()
         for flush in list(self._flushes.values()):
             for node in list(flush.waits_for):

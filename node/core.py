@@ -41,6 +41,7 @@ from cluster.membership import (
     MembershipEffect,
     PeerSuspected,
 )
+from node import state_transfer
 from node.effects import (
     Admit,
     Answer,
@@ -59,12 +60,9 @@ from node.effects import (
 from node.leader import Leader
 from node.leases import LeaseTable
 from node.proposals import APPLIED, NOT_LEADER, REFUSED, UNKNOWN, Proposals
-from node.region_copy import (
-    OWNER,
-    TRANSFER_ASKED,
-    TRANSFER_IDLE,
-    RegionCopy,
-)
+from node.region_copy import RegionCopy
+from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_IDLE
+from node.roles import REFUSED as REFUSED_TRANSFER
 from transport import messages as wire
 from transport.operation import Record
 
@@ -129,6 +127,7 @@ class NodeCore:
         self.settings = settings
         self.effects = effects
         self.active = False
+        leases.floor = catalog.version  # a snapshot does not say when owners changed
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}
         self.commit_dirty: dict[RegionCopy, None] = {}
@@ -210,6 +209,8 @@ class NodeCore:
         self._send_beacon(peer, now_ns)
         for copy in self._all_copies():
             copy.link_reset(peer)
+            if copy.role == OWNER:
+                self.commit_dirty[copy] = None
 
     def tick(self, now_ns: int) -> None:
         """Time has passed. To be called at `next_tick_ns` or a little later."""
@@ -460,7 +461,7 @@ class NodeCore:
                 running += 1
                 self.transfers[copy] = now_ns
                 self._sessions += 1
-                copy.ask_transfer(self._sessions)
+                state_transfer.ask(copy, self._sessions)
 
     def _find_joins(self, now_ns: int) -> None:
         """Make copies for joiners that wait, up to the limit: a volume of 1 TiB has thousands."""
@@ -493,7 +494,7 @@ class NodeCore:
     def pages_copied(self, copy: RegionCopy, peer: int, session: int, now_ns: int) -> None:
         """The shell has copied every page of the session."""
         self.transfer_alive(copy, now_ns)
-        copy.pages_copied(peer, session)
+        state_transfer.pages_copied(copy, peer, session)
 
     def admit(self, effect: Admit) -> None:
         """Performed by the core itself: admissions of many regions are one entry."""
@@ -717,7 +718,7 @@ class NodeCore:
         elif state.incarnation >= self.incarnation and not self._life_asked:
             # Declared down, or overtaken: this life may not go on, its data may (P6).
             self._life_asked = True
-            self.active = False
+            self.active = self.leases.granting = False
             for copy in self._all_copies():
                 copy.retire()
             self.opening.clear()
@@ -735,7 +736,7 @@ class NodeCore:
     def _activate(self, now_ns: int) -> None:
         if self.active:
             return
-        self.active = True
+        self.active = self.leases.granting = True
         self._life_asked = False
         self.effects.append(Note("node.joined", incarnation=self.incarnation))
         for copy in self._all_copies():
@@ -883,24 +884,30 @@ class NodeCore:
     def _on_transfer_begin(self, peer: int, message: wire.TransferBegin, now_ns: int) -> None:
         copy = self.copy_at(message.volume, message.region, now_ns)
         if copy is not None and self.active:
-            copy.transfer_begin(peer, message)
+            state_transfer.begin(copy, peer, message)
+        elif self.active:
+            # The catalog of the owner is ahead of this node's: it asks again soon.
+            refused = wire.TransferReply(
+                message.volume, message.region, message.epoch, message.session, REFUSED_TRANSFER
+            )
+            self.effects.append(Send(peer, refused))
 
     def _on_transfer_reply(self, peer: int, message: wire.TransferReply, now_ns: int) -> None:
         copy = self.copies.get(message.volume, {}).get(message.region)
         if copy is not None and message.epoch == copy.epoch:
             self.transfer_alive(copy, now_ns)
-            copy.transfer_answered(peer, message.session, message.outcome)
+            state_transfer.answered(copy, peer, message.session, message.outcome)
 
     def _on_transfer_end(self, peer: int, message: wire.TransferEnd, now_ns: int) -> None:
         copy = self.copies.get(message.volume, {}).get(message.region)
         if copy is not None and self.active:
-            copy.transfer_end(peer, message)
+            state_transfer.end(copy, peer, message)
 
     def _on_transfer_ended(self, peer: int, message: wire.TransferEnded, now_ns: int) -> None:
         copy = self.copies.get(message.volume, {}).get(message.region)
         if copy is not None and message.epoch == copy.epoch:
             self.transfer_alive(copy, now_ns)
-            copy.transfer_ended(peer, message.session)
+            state_transfer.ended(copy, peer, message.session)
 
 
 __all__ = ["Answer", "CoreSettings", "NodeCore"]

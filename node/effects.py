@@ -87,12 +87,13 @@ class Resume:
 
 
 class SyncRecord:
-    """Sync the journal, then call `record_synced` of the copy with this record's seq."""
+    """Sync the journal, then call `record_synced` of the copy with this seq and epoch."""
 
-    __slots__ = ("copy", "seq")
+    __slots__ = ("copy", "epoch", "seq")
 
     def __init__(self, copy: RegionCopy, seq: int) -> None:
         self.copy = copy
+        self.epoch = copy.epoch
         self.seq = seq
 
 

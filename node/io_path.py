@@ -526,11 +526,11 @@ class IoPath:
         self._again(effect.token)
 
     def _on_sync_record(self, effect: fx.SyncRecord) -> None:
-        copy, seq = effect.copy, effect.seq
+        copy, seq, epoch = effect.copy, effect.seq, effect.epoch
         assert self.store is not None
 
         def synced() -> None:
-            copy.record_synced(seq)
+            copy.record_synced(seq, epoch)
             self.turn_soon()
 
         self.store.journal.request_sync(synced)

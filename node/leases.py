@@ -19,7 +19,11 @@ SENT_MAX = 64  # beacons whose send time is remembered per peer: 5 s at 80 ms
 
 
 class LeaseTable:
-    """Leases held from and granted to each peer. Times are integer ns of this node's clock."""
+    """Leases held from and granted to each peer. Times are integer ns of this node's clock.
+
+    granting: False until the catalog has taken in this life of the node. What an earlier life had
+    applied, a takeover from that very peer perhaps, is not known again before that (P6, P7).
+    """
 
     __slots__ = (
         "_heard",
@@ -29,6 +33,7 @@ class LeaseTable:
         "floor",
         "grace_ns",
         "granted_until_ns",
+        "granting",
         "incarnation",
         "lease_ns",
         "lease_until_ns",
@@ -44,6 +49,7 @@ class LeaseTable:
         self.lease_until_ns: dict[int, int] = {}
         # An earlier life of this node may have granted leases until just before it ended.
         self.granted_until_ns: dict[int, int] = {-1: now_ns + grace_ns}
+        self.granting = False
         self.floor = 0  # catalog version of the last change of owners that this node applied
         self._number = 0
         self._sent_ns: dict[int, dict[int, int]] = {}
@@ -58,7 +64,12 @@ class LeaseTable:
         if len(sent) > SENT_MAX:
             del sent[next(iter(sent))]
         incarnation, number, version, acknowledged = self._heard.get(peer, (0, 0, 0, False))
-        lease = number > 0 and peer not in self._withheld and version >= self.floor
+        lease = (
+            self.granting
+            and number > 0
+            and peer not in self._withheld
+            and version >= self.floor
+        )  # fmt: skip
         if lease and not acknowledged:
             self._heard[peer] = (incarnation, number, version, True)
             self.granted_until_ns[peer] = now_ns + self.grace_ns

@@ -16,8 +16,9 @@ from base.clock import Clock
 from base.errors import StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_S, KiB
-from node.region_copy import OWNER, TRANSFER_COPYING, RegionCopy
+from node.region_copy import RegionCopy
 from node.region_pages import RegionPlace
+from node.roles import OWNER, TRANSFER_COPYING
 from transport import messages as wire
 
 if TYPE_CHECKING:

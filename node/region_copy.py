@@ -25,51 +25,51 @@ from collections import deque
 
 from base.errors import NotOwner, RegionOffline
 from base.ids import NOBODY
+from node import state_transfer
 from node.client_table import ClientState, ClientTable
 from node.effects import (
     Ack,
-    Admit,
     Apply,
-    CopyPages,
     Effect,
-    EndTransfer,
     Moved,
     Reply,
-    ResetRegion,
     Resume,
     Send,
-    SendBegin,
     Store,
     SyncRecord,
     Token,
     Truncate,
 )
-from transport.messages import (
-    ReplicateRefused,
-    TransferBegin,
-    TransferEnd,
-    TransferEnded,
-    TransferReply,
+from node.roles import (
+    AHEAD,
+    COPY,
+    GAP,
+    JOINER,
+    NONE,
+    NOT_MEMBER,
+    OWNER,
+    ROLE_NAMES,
+    STALE,
+    TRANSFER_ASKED,
+    TRANSFER_IDLE,
 )
+from transport.messages import ReplicateRefused
 from transport.operation import SYNC, Record
-
-NONE, COPY, JOINER, OWNER = 0, 1, 2, 3
-ROLE_NAMES = ("none", "copy", "joiner", "owner")
-
-STALE, AHEAD, GAP, NOT_MEMBER = 1, 2, 3, 4  # why a record was refused
 
 PARKED_MAX = 256  # records of an epoch that this node's catalog does not know yet
 JOINER_LAG_MAX = 4096  # records that an owner keeps for a joiner; beyond, the session starts anew
 
-TRANSFER_IDLE, TRANSFER_ASKED, TRANSFER_COPYING, TRANSFER_ENDING, TRANSFER_ADMITTING = range(5)
+_NO_GAP = (0, -1)
 
 
 class RegionCopy:
     """One copy of one region on this node. All positions are sequence numbers of the region."""
 
     __slots__ = (
+        "_gap",
         "_parked",
         "acked",
+        "admission_out",
         "admitting",
         "clients",
         "commit_told",
@@ -142,6 +142,7 @@ class RegionCopy:
         self.complete = True  # False: a state transfer into this copy has not ended
         self.clients = ClientTable()
         self._parked: deque[tuple[int, int, Record, int]] = deque()
+        self._gap = _NO_GAP  # (epoch, matched) of the last refusal: one gap is said once
         # Owner only.
         self.others: tuple[int, ...] = ()  # every member but this node
         self.required: tuple[int, ...] = ()  # whose acknowledgement a commit needs
@@ -160,7 +161,8 @@ class RegionCopy:
         # State transfer, either side.
         self.session = 0
         self.transfer = TRANSFER_IDLE
-        self.admitting = False
+        self.admitting = False  # commits and reads need the joiner
+        self.admission_out = False  # and the catalog may have heard of it
 
     # ------------------------------------------------------------------ recovery and configuration
 
@@ -204,7 +206,7 @@ class RegionCopy:
         suspended: policy `suspend` with too few members: writes wait.
         """
         assert epoch >= self.epoch, (self, epoch)
-        previous_owner, previous_epoch = self.owner, self.epoch
+        previous_epoch = self.epoch
         previous_joiner = self.joiner
         self.epoch = epoch
         self.owner = owner
@@ -218,12 +220,11 @@ class RegionCopy:
             return
         if epoch != previous_epoch:
             self.matched = self.committed
-            self.admitting = False
-            self.transfer = TRANSFER_IDLE
-            self.session = 0  # sessions are numbered within an epoch
+            self._forget_transfer()  # sessions are numbered within an epoch
         previous_role, self.role = self.role, role
         if role == OWNER:
-            again = previous_role == OWNER and previous_owner == self.self_id
+            # With an epoch left out another may have served between: then it opens anew.
+            again = previous_role == OWNER and epoch <= previous_epoch + 1
             self._become_owner(again, epoch != previous_epoch, now_ns, open_at_ns)
         else:
             self._leave_ownership()
@@ -244,17 +245,17 @@ class RegionCopy:
         self.role = NONE
         self._leave_ownership()
         self.owner = int(NOBODY)
+        self._forget_transfer()
+        self._parked.clear()
+
+    def _forget_transfer(self) -> None:
         self.session = 0
         self.transfer = TRANSFER_IDLE
-        self.admitting = False
-        self._parked.clear()
+        self.admitting = self.admission_out = False
 
     def reset_place(self) -> None:
         """The catalog gave this copy other space on disk: nothing of the old one is left."""
-        self.log.clear()
-        self.log_base = self.prepared = self.committed = self.journalled = self.synced = 0
-        self.prepared_epoch = self.committed_epoch = self.matched = 0
-        self.clients = ClientTable()
+        self.start_at(0, 0, ClientTable())
         self.complete = True
         self.session = 0
 
@@ -275,9 +276,9 @@ class RegionCopy:
 
     def _become_owner(self, again: bool, new_epoch: bool, now_ns: int, open_at_ns: int) -> None:
         self.others = tuple(node for node in self.members if node != self.self_id)
-        self._set_required()
+        self.set_required()
         if not new_epoch:
-            self._drive_transfer()
+            state_transfer.drive(self)
             return
         self.acked = {}
         self.synced_acked = {}
@@ -288,21 +289,23 @@ class RegionCopy:
             self.opening = True
             self.open_at_ns = open_at_ns
             self.open_target = self.prepared
-            self.in_flight = {(record.client, record.number): record.seq for record in self._tail()}
+            self.in_flight = {(record.client, record.number): record.seq for record in self.tail()}
         # What is not committed goes out again under the new epoch, with the names it had (P9).
-        for record in self._tail():
+        for record in self.tail():
             self.effects.append(Store(self, record, self.others, journal=False))
         self.commit_told = -1
-        self._commit()
+        self.commit()
         self.advance(now_ns)
-        self._drive_transfer()
+        state_transfer.drive(self)
 
-    def _set_required(self) -> None:
+    def set_required(self) -> None:
+        """Whose word a commit and a read need: the union while an admission is open (P3)."""
         joiner = (self.joiner,) if self.admitting else ()
         self.required = self.others + joiner
         self.read_peers = self.required
 
-    def _tail(self) -> list[Record]:
+    def tail(self) -> list[Record]:
+        """What is prepared here and not committed."""
         skip = self.committed - self.log_base
         return [record for at, record in enumerate(self.log) if at >= skip]
 
@@ -338,8 +341,9 @@ class RegionCopy:
         peers = self.others
         if self.transfer > TRANSFER_ASKED:
             peers = (*peers, self.joiner)
-            if seq - self.log_base > JOINER_LAG_MAX and self.log_base < self.committed:
-                self._restart_transfer()
+            lag = seq - self.log_base
+            if lag > JOINER_LAG_MAX and self.log_base < self.committed and not self.admission_out:
+                state_transfer.restart(self)
                 peers = self.others
         self.effects.append(Store(self, record, peers, journal=True))
 
@@ -361,7 +365,7 @@ class RegionCopy:
         if self.opening and now_ns >= self.open_at_ns and self.committed >= self.open_target:
             self.opening = False
             self.serving = True
-            self._drive_transfer()
+            state_transfer.drive(self)
         if self.serving:
             self.resume()
 
@@ -374,41 +378,47 @@ class RegionCopy:
 
     def record_journalled(self, record: Record) -> None:
         """The journal of this node holds the record: it survives the death of the process."""
-        if record.dead or record.seq <= self.log_base:
+        if record.dead:
             return
+        # Also of a record that is committed and trimmed already: a joiner's may be, before its own
+        # journal has it, and what it never acknowledged its owner would wait for.
         if record.seq > self.journalled:
             self.journalled = record.seq
         if self.role == OWNER:
-            self._commit()
+            self.commit()
         elif self.role != NONE:
-            self._acknowledge()
+            self.acknowledge()
             if record.flags & SYNC:
                 self.effects.append(SyncRecord(self, record.seq))
 
-    def record_synced(self, seq: int) -> None:
-        """Every record up to seq survives a power cut here."""
+    def record_synced(self, seq: int, epoch: int) -> None:
+        """Every record up to seq that lay in the journal when `SyncRecord` was asked for in that
+        epoch survives a power cut here."""
+        if epoch != self.epoch:
+            return  # another record may stand at that place by now; who needs it asks again
         self.synced = max(self.synced, min(seq, self.journalled))
         if self.role == OWNER:
-            self._commit()
+            self.commit()
         elif self.role != NONE:
-            self._acknowledge()
+            self.acknowledge()
 
     def peer_acknowledged(self, peer: int, epoch: int, seq: int, synced: int, session: int) -> None:
         """A copy, or a joiner in this session, has journalled everything up to seq."""
         if epoch != self.epoch or self.role != OWNER:
             return
-        if session and (peer != self.joiner or session != self.session):
+        if session != (self.session if peer == self.joiner else 0):
             return  # an answer of a session that was given up
         if seq > self.acked.get(peer, 0):
             self.acked[peer] = min(seq, self.prepared)
         if synced > self.synced_acked.get(peer, 0):
             self.synced_acked[peer] = synced
-        self._commit()
+        self.commit()
         if peer == self.joiner:
             self._trim_log()
-            self._maybe_admit()
+            state_transfer.maybe_admit(self)
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Commit and answer all that every node of `required` has."""
         limit = self.journalled
         acked = self.acked
         for peer in self.required:
@@ -421,7 +431,7 @@ class RegionCopy:
         log = self.log
         while self.committed < limit:
             record = log[self.committed - self.log_base]
-            if (record.flags & SYNC or sole) and not self._is_synced(record.seq):
+            if (record.flags & SYNC or sole) and not self._is_synced(record):
                 break
             self._apply(record)
             self.in_flight.pop((record.client, record.number), None)
@@ -431,12 +441,15 @@ class RegionCopy:
                     self.effects.append(Reply(token, None))
         self._trim_log()
 
-    def _is_synced(self, seq: int) -> bool:
+    def _is_synced(self, record: Record) -> bool:
+        seq = record.seq
         if self.synced < seq:
             if self.sync_asked < seq:
                 self.sync_asked = self.journalled
                 self.effects.append(SyncRecord(self, self.journalled))
             return False
+        if not record.flags & SYNC:
+            return True  # asked for by the policy of a sole copy: a joiner syncs nothing for it
         return all(self.synced_acked.get(peer, 0) >= seq for peer in self.required)
 
     def _apply(self, record: Record) -> None:
@@ -452,6 +465,12 @@ class RegionCopy:
         log = self.log
         while self.log_base < keep:
             log.popleft()
+            self.log_base += 1
+
+    def trim_log_to_committed(self) -> None:
+        """A new session starts at the commit point: what the last one still needed may go."""
+        while self.log_base < self.committed:
+            self.log.popleft()
             self.log_base += 1
 
     # ------------------------------------------------------------------ records at a copy
@@ -475,31 +494,37 @@ class RegionCopy:
             return  # without the prefix of a session there is nothing to put it on
         seq = record.seq
         if seq <= self.committed:
-            self._acknowledge()
+            self.acknowledge()
             return
         if seq <= self.prepared:
             held = self.log[seq - self.log_base - 1]
             if held.epoch == record.epoch:
                 self.matched = max(self.matched, seq)
-                self._commit_up_to(committed)
-                self._acknowledge()
+                self.commit_up_to(committed)
+                self.acknowledge()
+                if record.flags & SYNC and self.synced < seq <= self.journalled:
+                    # The life or the epoch in which it was journalled ended before it was synced.
+                    self.effects.append(SyncRecord(self, seq))
                 return
-            self._truncate(seq)
-        if seq != self.prepared + 1 or self._epoch_at(seq - 1) != record.prev_epoch:
-            self._refuse(sender, GAP)
+            self.truncate(seq)
+        if seq != self.prepared + 1 or self.epoch_at(seq - 1) != record.prev_epoch:
+            if self._gap != (epoch, self.matched):
+                self._gap = (epoch, self.matched)
+                self._refuse(sender, GAP)
             return
         self.log.append(record)
         self.prepared = self.matched = seq
         self.prepared_epoch = record.epoch
         self.effects.append(Store(self, record, (), journal=True))
-        self._commit_up_to(committed)
+        self.commit_up_to(committed)
 
-    def _epoch_at(self, seq: int) -> int:
+    def epoch_at(self, seq: int) -> int:
+        """The epoch in the name of a record that the log holds, or of the last committed one."""
         if seq == self.committed:
             return self.committed_epoch
         return self.log[seq - self.log_base - 1].epoch
 
-    def _truncate(self, from_seq: int) -> None:
+    def truncate(self, from_seq: int) -> None:
         """Drop what was prepared from there on: the epoch that numbered it lost (P8)."""
         assert from_seq > self.committed, (self, from_seq)
         while self.prepared >= from_seq:
@@ -517,11 +542,12 @@ class RegionCopy:
         if epoch != self.epoch or sender != self.owner or self.role in (OWNER, NONE):
             return
         if self.committed < committed <= self.prepared:
-            if self._epoch_at(committed) == record_epoch:
+            if self.epoch_at(committed) == record_epoch:
                 self.matched = max(self.matched, committed)
-            self._commit_up_to(committed)
+            self.commit_up_to(committed)
 
-    def _commit_up_to(self, committed: int) -> None:
+    def commit_up_to(self, committed: int) -> None:
+        """At a copy: apply what its owner has committed and it is sure to hold."""
         limit = min(committed, self.matched)
         if limit <= self.committed:
             return
@@ -529,7 +555,8 @@ class RegionCopy:
             self._apply(self.log[self.committed - self.log_base])
         self._trim_log()
 
-    def _acknowledge(self) -> None:
+    def acknowledge(self) -> None:
+        """Tell the owner what this copy holds in its journal, as far as it matched the owner."""
         seq = min(self.journalled, self.matched)
         # Nothing beyond the commit point of an earlier epoch counts before it was matched.
         session = 0
@@ -552,11 +579,12 @@ class RegionCopy:
     # ------------------------------------------------------------------ lost messages at the owner
 
     def refused(self, peer: int, epoch: int, prepared: int, reason: int) -> None:
-        """A copy did not take a record. Stale: the catalog will tell this node why."""
-        if self.role != OWNER or epoch != self.epoch or reason not in (GAP, AHEAD):
+        """A copy lacks what stands before a record. Stale: the catalog will tell this node why.
+        Ahead: `NodeCore` sends again a little later."""
+        if self.role != OWNER or epoch != self.epoch or reason != GAP:
             return
         if peer == self.joiner and prepared < self.log_base:
-            self._restart_transfer()
+            state_transfer.restart(self)
             return
         self.resend(peer, prepared)
 
@@ -568,7 +596,7 @@ class RegionCopy:
             self.resend(peer, self.acked.get(peer, 0))
             self.commit_told = -1
         elif peer == self.joiner:
-            self._restart_transfer()
+            state_transfer.restart(self)
 
     def resend(self, peer: int, after: int) -> None:
         """Send again what the log holds behind `after`."""
@@ -576,156 +604,22 @@ class RegionCopy:
             if record.seq > after:
                 self.effects.append(Store(self, record, (peer,), journal=False))
 
-    # ------------------------------------------------------------------ state transfer: owner
+    # ------------------------------------------------------------------ state transfer
 
-    def _drive_transfer(self) -> None:
-        if self.role != OWNER or self.joiner == NOBODY:
-            self.transfer = TRANSFER_IDLE
-            self.admitting = False
-            self._set_required()
-            return
-        if self.transfer == TRANSFER_IDLE and self.serving:
-            self.transfer = TRANSFER_ASKED
+    def transfer_synced(self, session: int) -> None:
+        """All that the session brought to this joiner survives a power cut here."""
+        state_transfer.synced(self, session)
 
-    def ask_transfer(self, session: int) -> None:
-        """Begin, or begin again, to fill the joiner, under a session number never used before."""
-        assert self.role == OWNER
-        assert session > self.session
-        self.session = session
-        self.admitting = False
-        self._set_required()
-        self.transfer = TRANSFER_COPYING
-        self.acked.pop(self.joiner, None)
-        self.synced_acked.pop(self.joiner, None)
-        self.log_base_to_committed()
-        self.effects.append(SendBegin(self, self.joiner, session))
-        for record in self._tail():
-            self.effects.append(Store(self, record, (self.joiner,), journal=False))
-
-    def log_base_to_committed(self) -> None:
-        """A new session starts at the commit point: what the last one still needed may go."""
-        while self.log_base < self.committed:
-            self.log.popleft()
-            self.log_base += 1
-
-    def _restart_transfer(self) -> None:
-        if self.transfer != TRANSFER_IDLE:
-            self.transfer = TRANSFER_ASKED
-            self.admitting = False
-            self._set_required()
-            self._commit()
-
-    def transfer_answered(self, peer: int, session: int, outcome: int) -> None:
-        """The joiner began empty (0), has the same already (1), or refused (2)."""
-        if self._not_this_session(peer, session):
-            return
-        if outcome == 0:
-            self.effects.append(CopyPages(self, peer, session))
-        elif outcome == 1:
-            self._start_admission()
-        else:
-            self.transfer = TRANSFER_ASKED
-
-    def pages_copied(self, peer: int, session: int) -> None:
-        """Every allocated page of the region has been acknowledged by the joiner."""
-        if not self._not_this_session(peer, session):
-            self.transfer = TRANSFER_ENDING
-            end = TransferEnd(self.volume, self.region, self.epoch, session)
-            self.effects.append(Send(peer, end))
-
-    def transfer_ended(self, peer: int, session: int) -> None:
-        """The joiner holds the prefix of the session, synced."""
-        if not self._not_this_session(peer, session):
-            self._start_admission()
-
-    def _not_this_session(self, peer: int, session: int) -> bool:
-        return (
-            self.role != OWNER
-            or peer != self.joiner
-            or session != self.session
-            or self.transfer <= TRANSFER_ASKED
-        )
-
-    def _start_admission(self) -> None:
-        # From here on commits and reads need the joiner, and only then may the catalog hear of it:
-        # else a write acknowledged between the commit of the admission and its arrival here would
-        # be lost with this owner (P2, P3).
-        self.transfer = TRANSFER_ADMITTING
-        self.admitting = True
-        self._set_required()
-        self._maybe_admit()
-
-    def _maybe_admit(self) -> None:
-        if self.admitting and self.acked.get(self.joiner, 0) >= self.committed:
-            self.effects.append(Admit(self, self.epoch, self.joiner))
-
-    # ------------------------------------------------------------------ state transfer: joiner
-
-    def transfer_begin(self, sender: int, message: TransferBegin) -> None:
-        """The owner starts a session. Refused by a member; ignored when it is an older one."""
-        outcome = 2
-        if (
-            message.epoch == self.epoch
-            and sender == self.owner
-            and self.role == JOINER
-            and message.session > self.session
-        ):
-            outcome = 1 if self._take_base(message) else 0
-        elif message.epoch == self.epoch and message.session == self.session and self.session:
-            return  # a delayed duplicate of the session that runs
-        reply = TransferReply(self.volume, self.region, message.epoch, message.session, outcome)
-        self.effects.append(Send(sender, reply))
-        if outcome != 2:
-            self._acknowledge()
-
-    def _take_base(self, message: TransferBegin) -> bool:
-        """Put this copy onto the base of a new session. True: it had exactly that already."""
-        base = message.base_seq
-        if self.complete and self.committed <= base <= self.prepared:
-            same = self._epoch_at(base) == message.base_epoch
-        else:
-            same = False
-        self.session = message.session
-        if same:
-            self.matched = base
-            self._commit_up_to(base)
-            if self.prepared > base:
-                self._truncate(base + 1)
-            return True
+    def start_at(self, base: int, base_epoch: int, clients: ClientTable) -> None:
+        """Forget every record and begin at that place; what the journal still writes is void."""
         for record in self.log:
             record.dead = True
         self.log.clear()
         self.log_base = self.prepared = self.committed = base
         self.journalled = self.synced = self.matched = base
-        self.prepared_epoch = self.committed_epoch = message.base_epoch
-        self.clients = ClientTable(message.clients)
-        self.complete = False
-        bitmap = bytes(message.data)  # type: ignore[arg-type]
-        self.effects.append(ResetRegion(self, message.session, message.base_epoch, base, bitmap))
-        return False
-
-    def transfer_end(self, sender: int, message: TransferEnd) -> None:
-        """The owner has sent every page of the session."""
-        if (
-            message.epoch == self.epoch
-            and sender == self.owner
-            and self.role == JOINER
-            and message.session == self.session
-        ):
-            if self.complete:
-                ended = TransferEnded(self.volume, self.region, self.epoch, self.session)
-                self.effects.append(Send(sender, ended))
-            else:
-                self.effects.append(EndTransfer(self, self.session))
-
-    def transfer_synced(self, session: int) -> None:
-        """All that the session brought survives a power cut here."""
-        if session != self.session or self.role != JOINER or self.complete:
-            return
-        self.complete = True
-        ended = TransferEnded(self.volume, self.region, self.epoch, session)
-        self.effects.append(Send(self.owner, ended))
-        self._acknowledge()
+        self.prepared_epoch = self.committed_epoch = base_epoch
+        self.clients = clients
+        self._gap = _NO_GAP
 
     # ------------------------------------------------------------------ for people
 
@@ -734,3 +628,6 @@ class RegionCopy:
             f"RegionCopy(n{self.self_id} v{self.volume} r{self.region} e{self.epoch} "
             f"{ROLE_NAMES[self.role]} committed={self.committed} prepared={self.prepared})"
         )
+
+
+__all__ = ["COPY", "JOINER", "JOINER_LAG_MAX", "NONE", "OWNER", "PARKED_MAX", "RegionCopy"]

@@ -418,8 +418,9 @@ class KernelNode:
         self._perform()
 
     def _tick(self, life: int, due_ns: int) -> None:
-        if due_ns == self._tick_at_ns:
-            self._tick_at_ns = 0
+        if due_ns != self._tick_at_ns:
+            return  # an earlier one was asked for meanwhile
+        self._tick_at_ns = 0
         if not self._not_now(life, self._tick, life, due_ns):
             self._call(self.core.tick)
 
@@ -585,7 +586,7 @@ class KernelNode:
     def _sync_record(self, effect: fx.SyncRecord) -> None:
         def synced(life: int) -> None:
             if not self._not_now(life, synced, life):
-                effect.copy.record_synced(effect.seq)
+                effect.copy.record_synced(effect.seq, effect.epoch)
                 self._perform()
 
         self.kernel.after(self.kernel.config.sync_ns, synced, self.life)
