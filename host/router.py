@@ -18,8 +18,8 @@ from typing import Any, Final, Protocol
 
 from base.device import Buffer
 from base.errors import (
-    NotFound,
     Overloaded,
+    RemoteProtocolError,
     RequestTimeout,
     Stopping,
     StorageError,
@@ -258,7 +258,8 @@ class Router:
     # ------------------------------------------------------------------ answers
 
     def replies(self, peer: int, message: HostReplies, now_ns: int) -> None:
-        """Answers from an owner."""
+        """Answers from an owner. RemoteProtocolError: one is damaged or of another length; what it
+        was for goes on as if it had not come."""
         view = memoryview(message.data)  # type: ignore[arg-type]
         at = 0
         for _ in range(message.count):
@@ -267,6 +268,8 @@ class Router:
             if client != self.client or piece is None or piece.owner != peer:
                 continue
             if outcome == op.OK:
+                if piece.record.kind >= op.READ:
+                    _check_length(piece.record, data)
                 self.finished(piece, None, data)
             elif outcome in (op.NOT_OWNER, op.MOVED):
                 if outcome == op.NOT_OWNER and not piece.retry_ns:
@@ -293,6 +296,7 @@ class Router:
             return
         if error is None and record.kind >= op.READ:
             data = _unpack_runs(data) if record.kind == op.STATUS else data
+            assert len(data), "a read or a status was answered with nothing"
         parent = piece.parent
         if type(parent) is HostRequest:
             if error is not None or record.kind < op.READ:
@@ -332,6 +336,20 @@ class Router:
                 if node not in up:
                     del flush.waits_for[node]
             self._maybe_flushed(flush)
+
+    def _follow(self, now_ns: int) -> None:
+        # A stopped process keeps its links and answers nothing: without this its requests would
+        # wait for it until their deadline. What a node of this process owns, its core answers.
+        owner_of = self._ways.owner_of
+        for number in list(self._pieces):
+            piece = self._pieces.get(number)
+            if piece is None or not piece.sent or piece.owner == self._self_id:
+                continue
+            owner = owner_of(piece.record.volume, piece.record.region)
+            if owner not in (piece.owner, NOBODY):
+                piece.retry_ns = now_ns  # from now on a refusal does not mean that it never was
+                self.retries += 1
+                self._dispatch(piece, now_ns)
 
     def link_changed(self, peer: int, session: int, now_ns: int) -> None:
         """A link broke or has a new session: what was asked over the old one is asked again."""
@@ -449,6 +467,16 @@ def pack_runs(runs: list[tuple[int, bool]]) -> bytes:
     return b"".join((length | allocated << 31).to_bytes(4, "little") for length, allocated in runs)
 
 
+def _check_length(record: Record, data: memoryview) -> None:
+    """A host would take what follows a short reply for something else."""
+    if record.kind == op.READ:
+        length = len(data)
+    else:
+        length = sum(run for run, _ in _unpack_runs(data)) if len(data) % 4 == 0 else -1
+    if length != record.length:
+        raise RemoteProtocolError(f"the reply to {record} is of another length")
+
+
 def _unpack_runs(data: Any) -> list[tuple[int, int]]:
     view = memoryview(data)
     runs = []
@@ -457,6 +485,4 @@ def _unpack_runs(data: Any) -> list[tuple[int, int]]:
         length = value & 0x7FFFFFFF
         if length:
             runs.append((length, 0 if value >> 31 else HOLE | READS_ZERO))
-    if not runs:
-        raise NotFound("a status reply without a run")
     return runs
