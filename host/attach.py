@@ -489,8 +489,10 @@ def run(options: AttachOptions) -> None:
         runner.run(serve(options))
 
 
-async def serve(options: AttachOptions) -> None:
-    """As `run`, in the loop that runs already."""
+async def serve(
+    options: AttachOptions, *, on_open: Callable[[AttachedVolume], None] | None = None
+) -> None:
+    """As `run`, in the loop that runs already. on_open: as of `attach`."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -513,6 +515,7 @@ async def serve(options: AttachOptions) -> None:
             rng=rng,
             listen=(options.listen,),
             timeout_ms=options.timeout_ms,
+            on_open=on_open,
         ),
         name=options.volume,
     )
