@@ -1,49 +1,39 @@
-"""shell: one seed of level 1: hosts, crashes and pauses on the kernel, judged by history and state.
+"""shell: one seed of level 1: hosts and faults on the kernel, judged by history and state.
 
 The safety of what hosts saw is judged over the whole history; the state checkers hang on the kernel
 and speak at the moment at which a rule is broken. Faults stop before the end; then everything must
 be redundant, identical and answered within a bound.
+
+`python -m scenario.level1 SEED` runs one seed, prints its report and exits with 1 when a rule was
+broken; `--swarm` draws the options from the seed too, `--trace` prints every traced step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from base.errors import NoQuorum, StorageError
-from base.ids import NOBODY
-from base.units import NS_PER_MS, NS_PER_S
-from cluster.entries import CreateVolume, encode
-from host.export import HostRequest, RequestKind
-from host.router import Piece, Router
+from base.units import NS_PER_MS, NS_PER_S, NS_PER_US
+from cluster.entries import CreateVolume, GrowVolume, encode
 from node.effects import Answer
-from node.region_copy import OWNER, RegionCopy
 from scenario.checkers import check_history
-from scenario.history import History, Outcome
-from scenario.workload import Host, HostConfig, HostOperation, OperationKind
-from sim.kernel import HostOps, Kernel, KernelConfig, KernelNode, clone
-from transport import messages as wire
-from transport.operation import Record
+from scenario.history import History
+from scenario.sim_host import SimHost
+from scenario.state_checks import StateChecks, Violated
+from scenario.workload import Host, HostConfig
+from sim.kernel import Kernel, KernelConfig, KernelNode
+from sim.random import SeedStreams
 
 BLOCK = 512
-CLIENT_FIRST = 1 << 16
-
-_REQUEST_KIND = {
-    OperationKind.READ: RequestKind.READ,
-    OperationKind.WRITE: RequestKind.WRITE,
-    OperationKind.FLUSH: RequestKind.FLUSH,
-    OperationKind.TRIM: RequestKind.TRIM,
-    OperationKind.ZERO: RequestKind.ZERO,
-}
-
-
-class Violated(AssertionError):
-    """A rule was broken; the text says which, where and when."""
 
 
 @dataclass(slots=True)
 class SeedOptions:
-    """What one seed runs. Times in virtual seconds."""
+    """What one seed runs. Times in virtual seconds, or as the names say."""
 
     nodes: int = 8
     seconds: int = 12
@@ -54,14 +44,68 @@ class SeedOptions:
     writes_per_s: int = 100
     crashes: bool = True
     pauses: bool = True
-    cuts: bool = False
+    cuts: bool = False  # links between pairs, one way or both, heard or silent
     down_max: int = 1  # nodes out at the same time
+    lose_to: int = 0  # nodes are lost for good, one by one, until so many are left; 0: none
+    grow: bool = False
+    fault_every_ms: int = 1500
+    pause_ms: int = 1500
+    down_ms: int = 4000
+    cut_ms: int = 4000
+    read_weight: int = 40
+    zero_weight: int = 0
+    trim_weight: int = 0
+    fua_percent: int = 5
+    lease_ms: int = 400
+    grace_ms: int = 500
+    clock_ppm: int = 20_000
+    delay_us: int = 150
+    tail_us: int = 2000
+    journal_us: int = 60
+    sync_us: int = 300
+    fetch_tail_us: int = 2000
+    durability_synced: bool = False
     trace: bool = False
+
+
+def swarm(seed: int, **fixed: Any) -> SeedOptions:
+    """Options drawn from the seed: features on and off, times short and long."""
+    rng = SeedStreams(seed).stream("swarm")
+    lease_ms = (60, 150, 400)[rng.below(3)]
+    drawn = SeedOptions(
+        seconds=10,
+        hosts=1 + rng.below(6),
+        volumes=1 + rng.below(2),
+        regions=1 + rng.below(4),
+        writes_per_s=(5, 60, 200)[rng.below(3)],
+        crashes=rng.below(4) > 0,
+        pauses=rng.below(4) > 0,
+        cuts=rng.below(4) > 0,
+        lose_to=3 if rng.below(5) == 0 else 0,
+        grow=rng.below(3) == 0,
+        fault_every_ms=(200, 700, 1500)[rng.below(3)],
+        pause_ms=(300, 1500, 4000)[rng.below(3)],
+        down_ms=(50, 500, 4000)[rng.below(3)],
+        cut_ms=(300, 1500, 5000)[rng.below(3)],
+        zero_weight=(0, 10)[rng.below(2)],
+        trim_weight=(0, 10)[rng.below(2)],
+        fua_percent=(0, 5, 50)[rng.below(3)],
+        lease_ms=lease_ms,
+        grace_ms=lease_ms * 5 // 4,
+        clock_ppm=(0, 20_000, 45_000)[rng.below(3)],
+        delay_us=(50, 150, 2000)[rng.below(3)],
+        tail_us=(100, 2000, 100_000)[rng.below(3)],
+        journal_us=(20, 60, 2000)[rng.below(3)],
+        sync_us=(100, 300, 10_000)[rng.below(3)],
+        fetch_tail_us=(100, 2000, 20_000)[rng.below(3)],
+        durability_synced=rng.below(4) == 0,
+    )
+    return replace(drawn, **fixed)
 
 
 @dataclass(slots=True)
 class SeedReport:
-    """What one seed did. trace: the hash over every traced step."""
+    """What one seed did. trace: the hash over every event and traced step."""
 
     seed: int
     events: int
@@ -69,201 +113,12 @@ class SeedReport:
     indefinite: int
     kills: int
     pauses: int
+    cuts: int
+    losses: int
+    longest_ms: int  # the longest that a host waited for one answer
     trace: str
     virtual_s: float
     lines: list[str] = field(default_factory=list)
-
-
-class StateChecks:
-    """I5, I6, I7, I8, I9 and the agreement on the catalog, at the moment they matter."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self._names: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-        self._committed: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
-        self._epochs: dict[tuple[int, int, int], int] = {}
-        self._catalogs: dict[int, tuple[int, int]] = {}
-
-    def fail(self, rule: str, text: str) -> None:
-        """Stop the run."""
-        at_s = self.kernel.now_ns / NS_PER_S
-        raise Violated(f"{rule} at {at_s:.6f} s of seed {self.kernel.seed}: {text}")
-
-    def journalled(self, node: KernelNode, copy: RegionCopy, record: Record) -> None:
-        """I7: a name stands for one operation, everywhere."""
-        name = (record.volume, record.region, record.epoch, record.seq)
-        operation = (record.client, record.number)
-        known = self._names.setdefault(name, operation)
-        if known != operation:
-            self.fail("I7", f"{name} is {known} and, on {node}, {operation}")
-
-    def committed(self, node: KernelNode, copy: RegionCopy, record: Record) -> None:
-        """I8, I9: what is about to be answered is journalled by every member and by a joiner whose
-        admission may be on its way; and one place in the sequence is committed once."""
-        key = (copy.volume, copy.region)
-        line = self._committed.setdefault(key, {})
-        entry = (record.epoch, record.client, record.number)
-        known = line.setdefault(record.seq, entry)
-        if known != entry:
-            self.fail("I8", f"{key} seq {record.seq}: {known} was committed, now {entry}")
-        holders = {self.kernel.nodes[peer] for peer in copy.required} | {node}
-        row = node.core.catalog.row(copy.volume, copy.region)
-        for member in range(self.kernel.config.nodes):
-            if row.is_member(member) and row.epoch == copy.epoch:
-                holders.add(self.kernel.nodes[member])
-        for holder in sorted(holders, key=lambda each: each.node):
-            kept = holder.durable.regions.get(key)
-            if kept is None or not (
-                kept.committed >= record.seq
-                or any(
-                    held.seq == record.seq and held.epoch == record.epoch for held, _ in kept.log
-                )
-            ):
-                self.fail("I9", f"{record} is committed by {node} and not durable on {holder}")
-
-    def served(self, node: KernelNode, copy: RegionCopy) -> None:
-        """I5: nobody else may answer reads of the region at this moment."""
-        for other in self.kernel.nodes:
-            if other is node or not other.alive or other.paused:
-                continue
-            theirs = other.core.copies.get(copy.volume, {}).get(copy.region)
-            if theirs is not None and other.core.may_read(theirs, other.clock_ns()):
-                self.fail("I5", f"{node} and {other} both serve {copy} / {theirs}")
-
-    def configured(self, node: KernelNode) -> None:
-        """I6 and I12: epochs never fall; one version of the catalog has one content."""
-        catalog = node.core.catalog
-        digest = hash_bytes(catalog.to_bytes())
-        known = self._catalogs.setdefault(catalog.version, (digest, node.node))
-        if known[0] != digest:
-            self.fail("I12", f"catalog {catalog.version} differs between n{known[1]} and {node}")
-        for by_region in node.core.copies.values():
-            for copy in by_region.values():
-                place = (node.node, copy.volume, copy.region)
-                if copy.epoch < self._epochs.get(place, 0) and copy.role != 0:
-                    self.fail("I6", f"{copy}: epoch {self._epochs[place]} was seen before")
-                self._epochs[place] = max(copy.epoch, self._epochs.get(place, 0))
-
-
-def hash_bytes(data: bytes) -> int:
-    """A cheap digest that does not depend on the hash seed."""
-    import zlib
-
-    return zlib.crc32(data)
-
-
-class SimHost:
-    """One attached host: a seeded workload behind a router, reached by messages."""
-
-    def __init__(self, kernel: Kernel, number: int, workload: Host, region_bytes: int) -> None:
-        self.kernel = kernel
-        self.client = CLIENT_FIRST + number
-        self.workload = workload
-        self.region_bytes = region_bytes
-        self.alive = True
-        self.life = 0
-        self._rng = kernel.streams.stream(f"host{number}")
-        self._owners: dict[int, tuple[int, ...]] = {}
-        self._up: tuple[int, ...] = ()
-        self.router = Router(
-            client=self.client, self_id=-1, ways=self, timeout_ns=20 * NS_PER_S, local_sync=None
-        )
-        kernel.endpoints[self.client] = self
-
-    # Ways of the router.
-
-    def owner_of(self, volume: int, region: int) -> int:
-        """By the last look at a catalog."""
-        owners = self._owners.get(volume, ())
-        return owners[region] if region < len(owners) else int(NOBODY)
-
-    def up_nodes(self) -> tuple[int, ...]:
-        """By the last look at a catalog."""
-        return self._up
-
-    def send(self, peer: int, message: object) -> bool:
-        """Host requests travel as records."""
-        if not self.kernel.endpoints[peer].alive or not self.kernel.sessions.get(
-            (self.client, peer)
-        ):
-            return False
-        if isinstance(message, wire.HostBatch):
-            self.kernel.send(self.client, peer, HostOps(self._batch))
-        else:
-            self.kernel.send(self.client, peer, message)
-        return True
-
-    def local(self, piece: Piece) -> None:
-        """No region is owned by a host."""
-        raise AssertionError(piece)
-
-    def why(self, volume: int, region: int) -> StorageError:
-        """The kernel's hosts do not read it."""
-        return NoQuorum(f"region {region} of volume {volume} has no owner")
-
-    # Events.
-
-    def deliver(self, life: int, sender: int, message: object) -> None:
-        """An answer."""
-        if isinstance(message, wire.HostReplies):
-            self.router.replies(sender, message, self.kernel.now_ns)
-        elif isinstance(message, wire.SyncReply):
-            self.router.sync_reply(sender, message)
-        self.turn()
-
-    def deliver_link(self, life: int, peer: int, session: int) -> None:
-        """A link came or went."""
-        self.router.link_changed(peer, session, self.kernel.now_ns)
-        self.turn()
-
-    def tick(self) -> None:
-        """Look at a catalog, try again what waits, start what is due."""
-        alive = [node for node in self.kernel.nodes if node.alive and not node.paused]
-        if alive:
-            catalog = alive[self._rng.below(len(alive))].core.catalog
-            for volume, virtual in catalog.volumes.items():
-                table = virtual.table
-                self._owners[volume] = tuple(
-                    int(NOBODY) if offline else int(owner)
-                    for owner, offline in zip(
-                        table.owner.tolist(), table.offline.tolist(), strict=True
-                    )
-                )
-            up = catalog.up_nodes()
-            if up != self._up:
-                self._up = up
-                self.router.topology_changed(self.kernel.now_ns)
-        self.router.tick(self.kernel.now_ns)
-        self.turn()
-        self.kernel.after(10 * NS_PER_MS, self.tick)
-
-    def turn(self) -> None:
-        """Everything that may be sent now, as one message per owner."""
-        now_ns = self.kernel.now_ns
-        while (operation := self.workload.next_operation(now_ns)) is not None:
-            self._submit(operation)
-        out = self.router.take_out()
-        for owner in sorted(out):
-            pieces = out[owner]
-            self._batch = [clone(piece.record) for piece in pieces]
-            self.router.sent(owner, pieces, self.send(owner, _BATCH), now_ns)
-
-    def _submit(self, operation: HostOperation) -> None:
-        def done(_request: HostRequest, error: StorageError | None, result: Any) -> None:
-            outcome = Outcome.OK
-            if error is not None:
-                outcome = Outcome.FAILED if error.definite else Outcome.INDEFINITE
-            data = b"".join(bytes(part) for part in result) if result else b""
-            self.workload.completed(operation, outcome, data, now_ns=self.kernel.now_ns)
-
-        request = HostRequest(
-            _REQUEST_KIND[operation.kind], operation.offset, operation.length, done,
-            operation.data, operation.fua,
-        )  # fmt: skip
-        self.router.submit(operation.volume, self.region_bytes, request, self.kernel.now_ns)
-
-
-_BATCH = wire.HostBatch(0, b"")
 
 
 class SeedRun:
@@ -271,7 +126,19 @@ class SeedRun:
 
     def __init__(self, seed: int, options: SeedOptions) -> None:
         self.options = options
-        config = KernelConfig(nodes=options.nodes, trace=options.trace)
+        config = KernelConfig(
+            nodes=options.nodes,
+            trace=options.trace,
+            lease_ns=options.lease_ms * NS_PER_MS,
+            grace_ns=options.grace_ms * NS_PER_MS,
+            clock_ppm_max=options.clock_ppm,
+            delay_ns=options.delay_us * NS_PER_US,
+            delay_tail_ns=options.tail_us * NS_PER_US,
+            journal_ns=options.journal_us * NS_PER_US,
+            sync_ns=options.sync_us * NS_PER_US,
+            fetch_tail_ns=options.fetch_tail_us * NS_PER_US,
+            durability_synced=options.durability_synced,
+        )
         self.kernel = Kernel(seed, config)
         self.checks = StateChecks(self.kernel)
         self.kernel.watch.append(self.checks)
@@ -279,7 +146,10 @@ class SeedRun:
         self.rng = self.kernel.streams.stream("faults")
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
         self.hosts: list[SimHost] = []
-        self.kills = self.pauses = 0
+        self.kills = self.pauses = self.cuts = 0
+        self.losses = 0
+        self.lost: list[KernelNode] = []
+        self.cut: list[tuple[int, int]] = []
         self._faults_end_ns = 0
 
     def run(self) -> SeedReport:
@@ -301,7 +171,10 @@ class SeedRun:
                     block_bytes=BLOCK,
                     interval_ns=interval_ns,
                     attempts_max=1,
-                    zero_weight=0,
+                    read_weight=options.read_weight,
+                    zero_weight=options.zero_weight,
+                    trim_weight=options.trim_weight,
+                    fua_percent=options.fua_percent,
                     flush_weight=2,
                 ),
                 kernel.streams.stream(f"workload{number}"),
@@ -314,9 +187,11 @@ class SeedRun:
             host.tick()
         self._faults_end_ns = kernel.now_ns + options.seconds * NS_PER_S
         self._plan_fault()
+        if options.grow:
+            kernel.after(self.rng.below(options.seconds * NS_PER_S), self._grow)
         kernel.run_until(self._faults_end_ns)
         self._heal()
-        return self._report()
+        return self.report()
 
     def _wait(self, what: str, seconds: int, condition: Any) -> None:
         deadline_ns = self.kernel.now_ns + seconds * NS_PER_S
@@ -345,7 +220,7 @@ class SeedRun:
         answers: list[Answer] = []
         node = self.kernel.nodes[0]
         node.core.propose(encode(entry), answers.append, node.clock_ns())
-        node._perform()
+        node.perform()
         self._wait(f"volume {name} is answered", 10, lambda: answers)
         if answers[0].error is not None:
             raise answers[0].error
@@ -353,24 +228,73 @@ class SeedRun:
     # ------------------------------------------------------------------ faults
 
     def _plan_fault(self) -> None:
-        self.kernel.after(50 * NS_PER_MS + self.rng.exponential(1500 * NS_PER_MS), self._fault)
+        mean_ns = self.options.fault_every_ms * NS_PER_MS
+        self.kernel.after(50 * NS_PER_MS + self.rng.exponential(mean_ns), self._fault)
 
     def _fault(self) -> None:
         kernel, options = self.kernel, self.options
         if kernel.now_ns >= self._faults_end_ns:
             return
         out = [node for node in kernel.nodes if not node.alive or node.paused]
-        if len(out) < options.down_max and self._redundant():
-            node = kernel.nodes[self.rng.below(len(kernel.nodes))]
-            if options.crashes and (not options.pauses or self.rng.below(2)):
-                self.kills += 1
-                node.kill()
-                kernel.after(self.rng.below(4 * NS_PER_S), self._restart, node)
-            elif options.pauses:
-                self.pauses += 1
-                node.pause()
-                kernel.after(self.rng.below(1500 * NS_PER_MS), node.resume)
+        faults = len(out) - len(self.lost) + bool(self.cut)
+        if faults < options.down_max and self._redundant():
+            left = [node for node in kernel.nodes if node not in self.lost]
+            self._one_fault(left[self.rng.below(len(left))], left)
         self._plan_fault()
+
+    def _one_fault(self, node: KernelNode, left: list[KernelNode]) -> None:
+        kernel, options, rng = self.kernel, self.options, self.rng
+        kinds = ["crash"] * options.crashes + ["pause"] * options.pauses + ["cut"] * options.cuts
+        if options.lose_to and len(left) > options.lose_to:
+            kinds.append("lose")
+        if not kinds:
+            return
+        kind = kinds[rng.below(len(kinds))]
+        if kind == "pause":
+            self.pauses += 1
+            node.pause()
+            kernel.note(node.node, "pause", node.life)
+            kernel.after(rng.below(options.pause_ms * NS_PER_MS), node.resume)
+        elif kind == "cut":
+            others = [other.node for other in left if other is not node]
+            rng.shuffle(others)
+            count = (1, 1, len(others) // 2, len(others))[rng.below(4)]
+            self._cut(node.node, others[: max(1, count)])
+        else:
+            self.kills += 1
+            node.kill()
+            if kind == "lose":
+                self.lost.append(node)
+                self.losses += 1
+            else:
+                kernel.after(rng.below(options.down_ms * NS_PER_MS), self._restart, node)
+
+    def _cut(self, node: int, others: list[int]) -> None:
+        """Cut a node off from some: both ways or one, with word of it at both ends or in silence;
+        hosts reach it as before. Sometimes the cut one crashes before the cut ends."""
+        self.cuts += 1
+        rng, kernel = self.rng, self.kernel
+        direction, heard = rng.below(4), rng.below(2) == 0
+        for other in others:
+            pair = (other, node) if direction == 1 else (node, other)
+            self.cut.append(pair)
+            kernel.cut(*pair, one_way=direction < 2, heard=heard)
+        length_ns = rng.below(self.options.cut_ms * NS_PER_MS)
+        if self.options.crashes and rng.below(3) == 0:
+            near = kernel.nodes[others[0] if rng.below(2) else node]
+            kernel.after(rng.below(length_ns + 1), self._blink, near)
+        kernel.after(length_ns, self._mend)
+
+    def _blink(self, node: KernelNode) -> None:
+        if node.alive and not node.paused and self.cut:
+            self.kills += 1
+            node.kill()
+            self.kernel.after(self.rng.below(200 * NS_PER_MS), self._restart, node)
+
+    def _mend(self) -> None:
+        for pair in self.cut:
+            self.kernel.mend(*pair)
+        self.cut.clear()
 
     def _restart(self, node: KernelNode) -> None:
         if not node.alive:
@@ -378,21 +302,54 @@ class SeedRun:
             for host in self.hosts:
                 self.kernel.after(NS_PER_MS, self.kernel.connect, node.node, host.client)
 
+    def _grow(self) -> None:
+        """Every volume gets as many regions again, and hosts use them at once."""
+        for node in self.kernel.nodes:
+            if not node.alive or node.paused or not node.core.active:
+                continue
+            size = self.region_bytes * self.options.regions * 2
+            for volume in sorted(node.core.catalog.volumes):
+                entry = encode(GrowVolume(volume, size))
+                node.core.propose(entry, self._grown, node.clock_ns())
+            node.perform()
+            return
+
+    def _grown(self, answer: Answer) -> None:
+        if answer.error is not None:
+            return
+        blocks = self.region_bytes * self.options.regions * 2 // BLOCK
+        for host in self.hosts:
+            config = host.workload.config
+            volumes = tuple(
+                (volume, blocks if volume == answer.result["volume"] else old)
+                for volume, old in config.volumes
+            )
+            host.workload.config = replace(config, volumes=volumes)
+
     def _redundant(self) -> bool:
-        """The budget: one node at a time, while every region has two copies in sync."""
-        up = [node for node in self.kernel.nodes if node.alive and not node.paused]
-        if len(up) < 2:
+        """The budget: one fault at a time, while every region has its copies in sync on nodes that
+        live, and a majority of the voters would live on."""
+        alive = [node for node in self.kernel.nodes if node.alive and not node.paused]
+        leaders = [node for node in alive if node.core.raft.is_leader]
+        if len(alive) < 3 or not leaders:
             return False
-        latest = max(up, key=lambda node: node.core.catalog.version)
-        catalog = latest.core.catalog
-        return all(
-            bin(int(bits)).count("1") >= volume.copies
-            for volume in catalog.volumes.values()
-            for bits in volume.table.in_sync.tolist()
-        ) and len(catalog.up_nodes()) >= max(3, len(self.kernel.nodes) - 1)
+        leader = max(leaders, key=lambda node: node.core.catalog.version)
+        catalog = leader.core.catalog
+        up = tuple(node.node for node in alive)
+        return (
+            catalog.up_nodes() == up
+            and tuple(leader.core.raft.members.voters) == up
+            and all(
+                bin(int(bits)).count("1") >= volume.copies
+                for volume in catalog.volumes.values()
+                for bits in volume.table.in_sync.tolist()
+            )
+        )
 
     def _heal(self) -> None:
         kernel = self.kernel
+        self._mend()
+        self.lost.clear()
         for node in kernel.nodes:
             node.resume()
             if not node.alive:
@@ -435,7 +392,8 @@ class SeedRun:
         first = self.kernel.nodes[0].core.catalog
         return all(node.core.catalog.version == first.version for node in self.kernel.nodes)
 
-    def _report(self) -> SeedReport:
+    def report(self) -> SeedReport:
+        """What happened so far."""
         kernel = self.kernel
         return SeedReport(
             seed=kernel.seed,
@@ -444,6 +402,9 @@ class SeedRun:
             indefinite=sum(host.workload.given_up for host in self.hosts),
             kills=self.kills,
             pauses=self.pauses,
+            cuts=self.cuts,
+            losses=self.losses,
+            longest_ms=max((host.longest_ns for host in self.hosts), default=0) // NS_PER_MS,
             trace=f"{kernel.trace_hash:016x}",
             virtual_s=kernel.now_ns / NS_PER_S,
             lines=kernel.trace,
@@ -452,7 +413,42 @@ class SeedRun:
 
 def run_seed(seed: int, options: SeedOptions | None = None) -> SeedReport:
     """Run one seed. Violated when a rule was broken; everything depends on the two arguments."""
-    return SeedRun(seed, options or SeedOptions()).run()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return SeedRun(seed, options or SeedOptions()).run()
+    finally:
+        if collecting:
+            gc.enable()
 
 
-__all__ = ["OWNER", "SeedOptions", "SeedReport", "Violated", "run_seed"]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: exit code 0 when every rule held, 1 when one was broken."""
+    parser = argparse.ArgumentParser(prog="python -m scenario.level1", description=__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--seconds", type=int, help="virtual seconds with hosts and faults")
+    parser.add_argument("--swarm", action="store_true", help="draw the options from the seed")
+    parser.add_argument("--trace", action="store_true", help="print every traced step")
+    given = parser.parse_args(arguments)
+    options = swarm(given.seed) if given.swarm else SeedOptions()
+    options.trace = given.trace
+    options.seconds = given.seconds or options.seconds
+    run = SeedRun(given.seed, options)
+    try:
+        report = run.run()
+        verdict = "every rule held"
+    except Violated as violated:
+        report, verdict = run.report(), str(violated)
+    lines = list(report.lines)
+    report.lines = []
+    lines += [f"option {name} {value}" for name, value in asdict(options).items()]
+    lines += [f"{name} {value}" for name, value in asdict(report).items() if name != "lines"]
+    sys.stdout.write("\n".join([*lines, verdict]) + "\n")
+    return 0 if verdict == "every rule held" else 1
+
+
+__all__ = ["SeedOptions", "SeedReport", "Violated", "main", "run_seed", "swarm"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ network that are drawn from the seed. What a process kill leaves in a journal is
 from __future__ import annotations
 
 import heapq
+import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ from transport import operation as op
 from transport.operation import Record
 from volume.physical_disk import build_inventory
 from volume.provisioning_group import ProvisioningGroup
+
+_MASK64 = (1 << 64) - 1
 
 Key = tuple[int, int]
 Sectors = dict[int, bytes]
@@ -70,6 +73,8 @@ class KernelConfig:
     page_bytes: int = 4096
     l2_entries: int = 2
     l3_entries: int = 4
+    fetch_ns: int = 5 * NS_PER_US
+    fetch_tail_ns: int = 2 * NS_PER_MS  # of one read in sixteen
     durability_synced: bool = False
     startup_grace_ms: int = 1500
     trace: bool = False
@@ -86,6 +91,24 @@ class DurableRegion:
     log: list[tuple[Record, int]] = field(default_factory=list)  # (record, commit point with it)
     complete: bool = True
     place: tuple[int, int] | None = None
+    synced: int = 0  # seq up to which a power cut would leave the records of `log`
+    base: int = 0  # where the state transfer began that filled it: synced as a whole
+
+    def holds(self, seq: int, epoch: int) -> bool:
+        """Whether a restart finds the record of that name, or what it did."""
+        if self.log and self.log[0][0].seq <= seq:
+            at = seq - self.log[0][0].seq
+            return at < len(self.log) and self.log[at][0].epoch == epoch
+        return self.committed >= seq
+
+    def now_synced(self, seq: int, epoch: int) -> None:
+        """A sync ended that was asked for when the record of that name was the last one."""
+        if seq > self.synced and self.holds(seq, epoch):
+            self.synced = seq
+
+    def complete_through_sync(self, seq: int) -> bool:
+        """Whether a power cut would leave the record of that place."""
+        return seq <= max(self.synced, self.base)
 
 
 @dataclass(slots=True)
@@ -152,6 +175,7 @@ class Kernel:
         while heap and heap[0][0] <= when_ns:
             self.now_ns, _, call, arguments = heapq.heappop(heap)
             self.events += 1
+            self.trace_hash = (self.trace_hash * 0x100000001B3 + self.now_ns) & _MASK64
             call(*arguments)
             if stop is not None and stop():
                 return
@@ -160,10 +184,7 @@ class Kernel:
     def note(self, node: int, kind: str, key: object) -> None:
         """One step of the trace: a running hash over time, node, kind and key."""
         text = f"{self.now_ns} {node} {kind} {key}"
-        value = self.trace_hash
-        for byte in text.encode():
-            value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-        self.trace_hash = value
+        self.trace_hash = (self.trace_hash * 0x100000001B3 + zlib.crc32(text.encode())) & _MASK64
         if self.config.trace:
             self.trace.append(f"{self.now_ns / 1e9:12.6f} {node_name(node)} {kind} {key}")
 
@@ -189,6 +210,24 @@ class Kernel:
         self.sessions[first, second] = self.sessions[second, first] = session
         for here, there in ((first, second), (second, first)):
             self._link(here, there, 0)
+
+    def cut(self, first: int, second: int, *, one_way: bool, heard: bool) -> None:
+        """Nothing of `first` reaches `second` any more, nor back unless `one_way`. heard: both ends
+        learn at once that the link broke; else only silence tells."""
+        self.note(first, "cut", (second, one_way, heard))
+        self.cuts.add((first, second))
+        if not one_way:
+            self.cuts.add((second, first))
+        if heard:
+            self.disconnect(first, second)
+
+    def mend(self, first: int, second: int) -> None:
+        """End the cut. A new session begins: what was lost inside the old one stays lost."""
+        self.note(first, "mend", second)
+        self.cuts.discard((first, second))
+        self.cuts.discard((second, first))
+        self.disconnect(first, second)
+        self.after(NS_PER_MS, self.connect, first, second)
 
     def _reachable(self, first: int, second: int) -> bool:
         return (
@@ -394,7 +433,7 @@ class KernelNode:
             self._pages_held(sender, message)  # type: ignore[arg-type]
         else:
             core.message(sender, message, self.clock_ns())
-        self._perform()
+        self.perform()
 
     def deliver_link(self, life: int, peer: int, session: int) -> None:
         """A link came or went."""
@@ -415,7 +454,7 @@ class KernelNode:
 
     def _call(self, call: Callable[..., Any], *arguments: Any) -> None:
         call(*arguments, self.clock_ns())
-        self._perform()
+        self.perform()
 
     def _tick(self, life: int, due_ns: int) -> None:
         if due_ns != self._tick_at_ns:
@@ -458,9 +497,11 @@ class KernelNode:
                 record.offset // SECTOR_BYTES, (record.offset + record.length) // SECTOR_BYTES
             )
         )
-        self.kernel.after(
-            5 * NS_PER_US, self._answer_read, self.life, token, copy, copy.epoch, data
-        )
+        config = self.kernel.config
+        fetch_ns = config.fetch_ns
+        if self._rng.below(16) == 0:
+            fetch_ns += self._rng.below(config.fetch_tail_ns)
+        self.kernel.after(fetch_ns, self._answer_read, self.life, token, copy, copy.epoch, data)
 
     def _answer_read(
         self, life: int, token: tuple[int, Record], copy: RegionCopy, epoch: int, data: bytes
@@ -469,7 +510,7 @@ class KernelNode:
             return
         if copy.epoch != epoch or not self.core.may_read(copy, self.clock_ns()):
             self._read(token)
-            self._perform()
+            self.perform()
             return
         for watch in self.kernel.watch:
             watch.served(self, copy)
@@ -482,7 +523,7 @@ class KernelNode:
 
     # ------------------------------------------------------------------ effects
 
-    def _perform(self) -> None:
+    def perform(self) -> None:
         """Perform what the cores asked for, in order, then send what this turn collected."""
         effects = self.effects
         at = 0
@@ -531,7 +572,7 @@ class KernelNode:
                 copy.record_journalled(record)
                 for watch in self.kernel.watch:
                     watch.journalled(self, copy, record)
-        self._perform()
+        self.perform()
 
     def _write_durable(self, kind: str, copy: RegionCopy, what: Any, committed: int) -> None:
         key = (copy.volume, copy.region)
@@ -542,6 +583,7 @@ class KernelNode:
                 kept.log.append((clone(what), committed))
         elif kind == "truncate":
             kept.log = [entry for entry in kept.log if entry[0].seq < what]
+            kept.synced = min(kept.synced, what - 1)
         elif kind == "drop":
             del self.durable.regions[key]
         else:
@@ -549,6 +591,7 @@ class KernelNode:
             kept = DurableRegion(place=place)
             if kind == "reset":
                 kept.committed, kept.committed_epoch = what.base_seq, what.base_epoch
+                kept.base = what.base_seq
                 kept.clients = what.clients
                 kept.complete = False
             self.durable.regions[key] = kept
@@ -584,10 +627,16 @@ class KernelNode:
         self._host_operation(*effect.token)
 
     def _sync_record(self, effect: fx.SyncRecord) -> None:
+        # A sync covers what was written before it was asked for.
+        kept = self.durable.regions.get((effect.copy.volume, effect.copy.region))
+        covered = kept.log[-1][0] if kept is not None and kept.log else None
+
         def synced(life: int) -> None:
             if not self._not_now(life, synced, life):
+                if kept is not None and covered is not None:
+                    kept.now_synced(covered.seq, covered.epoch)
                 effect.copy.record_synced(effect.seq, effect.epoch)
-                self._perform()
+                self.perform()
 
         self.kernel.after(self.kernel.config.sync_ns, synced, self.life)
 
@@ -601,7 +650,8 @@ class KernelNode:
 
     @property
     def _filling(self) -> dict[Key, dict[int, None]]:
-        return self.__dict__.setdefault("filling", {})
+        filling: dict[Key, dict[int, None]] = self.__dict__.setdefault("filling", {})
+        return filling
 
     def _send_begin(self, effect: fx.SendBegin) -> None:
         copy = effect.copy
@@ -674,7 +724,7 @@ class KernelNode:
             copy.record_journalled(record)
             for watch in self.kernel.watch:
                 watch.journalled(self, copy, record)
-            self._perform()
+            self.perform()
 
     def _end_transfer(self, effect: fx.EndTransfer) -> None:
         def ended(life: int) -> None:
@@ -685,7 +735,7 @@ class KernelNode:
                 self._filling.pop((copy.volume, copy.region), None)
                 self.durable.regions[copy.volume, copy.region].complete = True
                 copy.transfer_synced(effect.session)
-                self._perform()
+                self.perform()
 
         self.kernel.after(self.kernel.config.sync_ns, ended, self.life)
 

@@ -1,0 +1,104 @@
+"""plan: rules that are checked on the state of the simulated cluster, at the moment they matter.
+
+They hang on the kernel (`sim.kernel.Watch`) and know everything that every node holds, so they see
+what no host could: a lease too long, a record missing on a copy that nobody has needed yet.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from base.units import NS_PER_S
+from node.region_copy import RegionCopy
+from node.roles import COPY, OWNER
+from sim.kernel import Kernel, KernelNode
+from transport.operation import SYNC, Record
+
+
+class Violated(AssertionError):
+    """A rule was broken; the text says which, where and when."""
+
+
+class StateChecks:
+    """I5, I6, I7, I8, I9 and the agreement on the catalog, at the moment they matter."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._names: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._committed: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
+        self._epochs: dict[tuple[int, int, int], int] = {}
+        self._catalogs: dict[int, tuple[int, int]] = {}
+        self._last: dict[tuple[int, int], tuple[int, int]] = {}  # region -> (seq, record epoch)
+
+    def fail(self, rule: str, text: str) -> None:
+        """Stop the run."""
+        at_s = self.kernel.now_ns / NS_PER_S
+        raise Violated(f"{rule} at {at_s:.6f} s of seed {self.kernel.seed}: {text}")
+
+    def journalled(self, node: KernelNode, copy: RegionCopy, record: Record) -> None:
+        """I7: a name stands for one operation, everywhere."""
+        name = (record.volume, record.region, record.epoch, record.seq)
+        operation = (record.client, record.number)
+        known = self._names.setdefault(name, operation)
+        if known != operation:
+            self.fail("I7", f"{name} is {known} and, on {node}, {operation}")
+
+    def committed(self, node: KernelNode, copy: RegionCopy, record: Record) -> None:
+        """I8, I9: what is about to be answered is journalled by every member and by a joiner whose
+        admission may be on its way; and one place in the sequence is committed once."""
+        key = (copy.volume, copy.region)
+        line = self._committed.setdefault(key, {})
+        entry = (record.epoch, record.client, record.number)
+        known = line.setdefault(record.seq, entry)
+        if known != entry:
+            self.fail("I8", f"{key} seq {record.seq}: {known} was committed, now {entry}")
+        if record.seq > self._last.get(key, (0, 0))[0]:
+            self._last[key] = (record.seq, record.epoch)
+        holders = {self.kernel.nodes[peer] for peer in copy.required} | {node}
+        row = node.core.catalog.row(copy.volume, copy.region)
+        for member in range(self.kernel.config.nodes):
+            if row.is_member(member) and row.epoch == copy.epoch:
+                holders.add(self.kernel.nodes[member])
+        for holder in sorted(holders, key=lambda each: each.node):
+            kept = holder.durable.regions.get(key)
+            if kept is None or not kept.holds(record.seq, record.epoch):
+                self.fail("I9", f"{record} is committed by {node} and not durable on {holder}")
+            assert kept is not None
+            if record.flags & SYNC and not kept.complete_through_sync(record.seq):
+                self.fail("I9", f"{record} is committed by {node} and not synced on {holder}")
+
+    def served(self, node: KernelNode, copy: RegionCopy) -> None:
+        """I5: nobody else may answer reads of the region at this moment."""
+        for other in self.kernel.nodes:
+            if other is node or not other.alive or other.paused:
+                continue
+            theirs = other.core.copies.get(copy.volume, {}).get(copy.region)
+            if theirs is not None and other.core.may_read(theirs, other.clock_ns()):
+                self.fail("I5", f"{node} and {other} both serve {copy} / {theirs}")
+
+    def configured(self, node: KernelNode) -> None:
+        """I6, I8, I12: epochs never fall, members hold what was committed, one version of the
+        catalog has one content."""
+        catalog = node.core.catalog
+        digest = zlib.crc32(catalog.to_bytes())
+        known = self._catalogs.setdefault(catalog.version, (digest, node.node))
+        if known[0] != digest:
+            self.fail("I12", f"catalog {catalog.version} differs between n{known[1]} and {node}")
+        for by_region in node.core.copies.values():
+            for copy in by_region.values():
+                place = (node.node, copy.volume, copy.region)
+                if copy.epoch < self._epochs.get(place, 0) and copy.role != 0:
+                    self.fail("I6", f"{copy}: epoch {self._epochs[place]} was seen before")
+                self._epochs[place] = max(copy.epoch, self._epochs.get(place, 0))
+                if copy.role in (OWNER, COPY):
+                    self._holds_all(node, copy)
+
+    def _holds_all(self, node: KernelNode, copy: RegionCopy) -> None:
+        """I8: a member holds every record that was ever committed, whoever committed it."""
+        key = (copy.volume, copy.region)
+        last = self._last.get(key)
+        if last is None:
+            return
+        kept = node.durable.regions.get(key)
+        if kept is None or not kept.complete or not kept.holds(*last):
+            self.fail("I8", f"{copy} is a member on {node} without committed record {last}")
