@@ -3,7 +3,9 @@
 A dirty page is a buffer of one page with a mask of valid 512-byte sectors: a host may write less
 than a page, and what it did not write is still on disk. Three rules keep it right:
 
-- A page is destaged only when the newest record in it is synced in the journal (I31).
+- A page is destaged only when all its records are synced in the journal (I31), and the knowledge
+  that they are committed is too. Without the second, a restart could call a record uncommitted of
+  which the disk has bytes already, and then be told by another node that it never was.
 - A page that is written all the time would never be that: it is *sealed*. The contents of now are
   set aside as a copy that waits for the sync; later writes go to the live page.
 - A page stays in the cache, and holds back the trim point of the journal by its oldest record,
@@ -41,7 +43,8 @@ class Sealed:
 
 
 class Page:
-    """One dirty page. `oldest` and `newest`: lsns of the first and last record in it.
+    """One dirty page. `oldest`: lsn of the first record in it. `since` and `newest`: the cache's
+    stamp when the first and the last one were applied.
 
     While `sealed` is set, `redirty` is the first record that came after the sealing. `live` ends
     when the page leaves the cache: queues may still hold it.
@@ -49,7 +52,7 @@ class Page:
 
     __slots__ = (
         "born_ns", "data", "index", "live", "mask", "newest", "oldest", "queued", "redirty",
-        "region", "sealed",
+        "region", "sealed", "since",
     )  # fmt: skip
 
     def __init__(self, region: RegionPages, index: int, data: bytearray, lsn: int, now: int):
@@ -58,7 +61,7 @@ class Page:
         self.data = data
         self.mask = 0
         self.oldest = lsn
-        self.newest = lsn
+        self.since = self.newest = region.cache.stamp
         self.born_ns = now
         self.sealed: Sealed | None = None
         self.redirty = NO_LSN
@@ -89,12 +92,15 @@ class Cache:
 
     __slots__ = (
         "_peak", "_pool", "_pool_bytes", "_queue", "_sealed", "changed", "destaged",
-        "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "now_ns", "pages", "sealed_count",
+        "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "noted", "now_ns",
+        "pages", "sealed_count", "stamp",
     )  # fmt: skip
 
     def __init__(self, *, low_bytes: int, high_bytes: int, max_bytes: int) -> None:
         self.changed: dict[tuple[int, int], None] = {}
         self.max_bytes = max_bytes
+        self.stamp = 1  # grows with each note of what is committed
+        self.noted = 0  # the newest that is synced: what was applied at it or before may go
         self.low_bytes = low_bytes
         self.high_bytes = high_bytes
         self.dirty_bytes = 0
@@ -177,20 +183,21 @@ class Cache:
         # Sealed ones are older than anything that is not.
         return next((page.born_ns for page in self._sealed if page.live), None)
 
-    def next_group(self, synced_lsn: int) -> list[Page] | None:
+    def next_group(self) -> list[Page] | None:
         """Neighbouring pages of one region, ascending, oldest first of all that may be destaged.
 
-        None: nothing more may be destaged before the journal is synced further; pages that changed
-        since `synced_lsn` and were dirty before it have been sealed, so that one sync is enough.
-        The caller writes what `contents` says and then calls `finish` for each page.
+        None: nothing more may be destaged before `noted` grows; pages that changed since and were
+        dirty before it have been sealed, so that one note is enough. The caller writes what
+        `contents` says and then calls `finish` for each page.
         """
+        noted = self.noted
         sealed = self._sealed
         while sealed:
             page = sealed[0]
             if not page.live or page.sealed is None:
                 sealed.popleft()
                 continue
-            if page.sealed.newest > synced_lsn or page.region.is_busy(page.index):
+            if page.sealed.newest > noted or page.region.is_busy(page.index):
                 break
             sealed.popleft()
             return [page]
@@ -200,19 +207,19 @@ class Cache:
             if not page.live or page.sealed is not None:
                 queue.popleft().queued = False
                 continue
-            if page.oldest > synced_lsn:
+            if page.since > noted:
                 return None
             if page.region.is_busy(page.index):
                 queue.rotate(-1)
                 continue
             queue.popleft().queued = False
-            if page.newest > synced_lsn:
+            if page.newest > noted:
                 self.seal(page)
                 continue
-            return self._with_neighbours(page, synced_lsn)
+            return self._with_neighbours(page, noted)
         return None
 
-    def _with_neighbours(self, page: Page, synced_lsn: int) -> list[Page]:
+    def _with_neighbours(self, page: Page, noted: int) -> list[Page]:
         region = page.region
         full = region.full_mask
         if page.mask != full:
@@ -223,7 +230,7 @@ class Cache:
         at = page.index - 1
         while room > 0:
             other = dirty.get(at)
-            if not self._joins(other, full, synced_lsn):
+            if not self._joins(other, full, noted):
                 break
             assert other is not None
             group.append(other)
@@ -233,7 +240,7 @@ class Cache:
         at = page.index + 1
         while room > 0:
             other = dirty.get(at)
-            if not self._joins(other, full, synced_lsn):
+            if not self._joins(other, full, noted):
                 break
             assert other is not None
             group.append(other)
@@ -242,12 +249,12 @@ class Cache:
         return group
 
     @staticmethod
-    def _joins(page: Page | None, full: int, synced_lsn: int) -> bool:
+    def _joins(page: Page | None, full: int, noted: int) -> bool:
         return (
             page is not None
             and page.mask == full
             and page.sealed is None
-            and page.newest <= synced_lsn
+            and page.newest <= noted
             and not page.region.is_busy(page.index)
         )
 
@@ -269,6 +276,7 @@ class Cache:
         if page.sealed is not None and page.redirty != NO_LSN:
             # Which sectors changed since is not known: keep them all, they are the newest anyway.
             page.oldest = page.redirty
+            page.since = self.stamp
             page.sealed = None
             page.redirty = NO_LSN
             page.born_ns = self.now_ns

@@ -17,6 +17,7 @@ from base.units import NS_PER_MS, KiB
 from node.cache import Cache, Page, contents, mask_runs
 from node.disk_shelf import DiskShelf
 from node.journal import Journal
+from node.journal_format import CommitNote
 
 log = structlog.get_logger()
 
@@ -38,7 +39,8 @@ class DestagePace:
 
 
 class Destager:
-    """Keeps the cache below its marks. `on_region_error(key, error)`: dirty pages of the region
+    """Keeps the cache below its marks. `take_points`: commit points that changed since the last
+    call, for a note in the journal. `on_region_error(key, error)`: dirty pages of the region
     cannot be written to any member of its disks; they stay dirty and are tried again."""
 
     def __init__(
@@ -49,6 +51,7 @@ class Destager:
         clock: Clock,
         pace: DestagePace,
         *,
+        take_points: Callable[[], tuple[tuple[int, int, int, int, int], ...]],
         on_region_error: Callable[[tuple[int, int], StorageError], None] | None,
         on_room: Callable[[], None] | None,
     ) -> None:
@@ -57,6 +60,7 @@ class Destager:
         self._journal = journal
         self._clock = clock
         self._pace = pace
+        self._take_points = take_points
         self.on_region_error = on_region_error
         self.on_room = on_room
         self._nap: asyncio.Future[None] | None = None
@@ -118,13 +122,32 @@ class Destager:
         now = self._clock.now_ns()
         if self._sync_asked or now - self._last_sync_ns < self._pace.sync_ms * NS_PER_MS:
             return
+        if self._journal.is_full:
+            return  # a note would wait for room that only a checkpoint can make; it notes as well
         self._sync_asked = True
         self._last_sync_ns = now
         self.syncs += 1
-        self._journal.request_sync(self._synced)
+        lsn, stamp = self.append_note()
+        self._journal.request_sync(lambda: self._synced(stamp), up_to=lsn)
 
-    def _synced(self) -> None:
+    def append_note(self) -> tuple[int, int]:
+        """Journal which records are committed: once that is synced, all that was applied before may
+        be destaged. (its lsn, the stamp for `noted`)."""
+        return self._journal.append_note(CommitNote(self._take_points())), self.next_stamp()
+
+    def next_stamp(self) -> int:
+        """Close the present stamp: what is applied from now on gets a new one."""
+        stamp = self._cache.stamp
+        self._cache.stamp += 1
+        return stamp
+
+    def _synced(self, stamp: int) -> None:
         self._sync_asked = False
+        self.noted(stamp)
+
+    def noted(self, stamp: int) -> None:
+        """It is synced that what was applied up to that stamp is committed: it may be destaged."""
+        self._cache.noted = max(self._cache.noted, stamp)
         self.kick()
 
     def hold(self) -> asyncio.Lock:
@@ -139,11 +162,10 @@ class Destager:
     async def _turn(self) -> bool:
         cache, pace = self._cache, self._pace
         had_room = cache.dirty_bytes < cache.max_bytes
-        synced = self._journal.synced_lsn
         pages = size = 0
         more = True
         while pages < pace.turn_pages and size < pace.turn_bytes:
-            group = cache.next_group(synced)
+            group = cache.next_group()
             if group is None:
                 more = False
                 break
@@ -180,11 +202,11 @@ class Destager:
         shelf, plans = self._shelf, region.plans
         at = region.base + page.index * region.page_bytes
         if len(group) > 1:
-            assert max(each.newest for each in group) <= self._journal.synced_lsn, "I31"
+            assert max(each.newest for each in group) <= self._cache.noted, "I31"
             return shelf.write_now(plans, at, [each.data for each in group])
         data, mask = contents(page)
         newest = page.newest if page.sealed is None else page.sealed.newest
-        assert newest <= self._journal.synced_lsn, "I31"
+        assert newest <= self._cache.noted, "I31"
         if mask == region.full_mask:
             return shelf.write_now(plans, at, (data,))
         view = memoryview(data)
@@ -208,14 +230,3 @@ class Destager:
             view = memoryview(sealed.data)
             for start, count in mask_runs(sealed.mask):
                 await self._shelf.write(plans, at + start, (view[start : start + count],))
-
-    async def drain(self) -> None:
-        """Write everything that is dirty now, whatever the pace. Stops at an error of a disk."""
-        while self._cache.pages:
-            errors = self.errors
-            while await self.turn():
-                pass
-            if self.errors != errors:
-                return
-            if self._cache.pages:
-                await self._journal.synced()

@@ -110,7 +110,7 @@ class Journal:
         self._no_space = False  # the file system under the device is full
         self._syncing = False
         self._failed = False
-        self._waiters: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiters: list[tuple[int, Callable[[], None]]] = []  # (lsn to be synced, who asks)
         self._entries = self._writes = self._syncs = self._waits = self._used_peak = 0
 
     # -- positions
@@ -329,29 +329,38 @@ class Journal:
 
     # -- sync and trim
 
-    def request_sync(self, callback: Callable[[], None] | None = None) -> None:
-        """Call back when everything that is appended now survives a power cut. One sync runs at a
-        time and serves all who asked before it began. Never called back after a failure."""
-        self._waiters.append((self._last, callback or _nothing))
+    def request_sync(
+        self, callback: Callable[[], None] | None = None, *, up_to: int | None = None
+    ) -> None:
+        """Call back when everything that is appended now (or the entry `up_to` and all before it)
+        survives a power cut. One sync runs at a time and serves all who asked before it began.
+        Never called back after a failure."""
+        self._waiters.append((self._last if up_to is None else up_to, callback or _nothing))
         if not self._scheduled:
             self._schedule()
 
     def _start_sync(self) -> None:
-        waiters = self._waiters
-        if self._syncing or not waiters or self._failed:
+        if self._syncing or not self._waiters or self._failed:
             return
         self._call_back()
-        if waiters and waiters[0][0] <= self._written:
+        if self._somebody_waits():
             self._syncing = True
             self._supervisor.start(self._sync(), name="journal.sync")
 
+    def _somebody_waits(self) -> bool:
+        return any(lsn <= self._written for lsn, _ in self._waiters)
+
     def _call_back(self) -> None:
-        waiters = self._waiters
-        while waiters and waiters[0][0] <= self._synced:
-            waiters.popleft()[1]()
+        # Most wait for the newest entry of their time, but not all: a checkpoint must not wait for
+        # entries that themselves wait for the room that the checkpoint will make.
+        ready = [waiter for waiter in self._waiters if waiter[0] <= self._synced]
+        if ready:
+            self._waiters = [waiter for waiter in self._waiters if waiter[0] > self._synced]
+            for _, callback in ready:
+                callback()
 
     async def _sync(self) -> None:
-        while not self._failed and self._waiters and self._waiters[0][0] <= self._written:
+        while not self._failed and self._somebody_waits():
             covered = self._written
             try:
                 await self._device.sync()
@@ -363,10 +372,10 @@ class Journal:
             self._call_back()
         self._syncing = False
 
-    async def synced(self) -> None:
+    async def synced(self, up_to: int | None = None) -> None:
         """request_sync, awaited. Never returns after a failure: the node is stopping then."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.request_sync(lambda: None if future.done() else future.set_result(None))
+        self.request_sync(lambda: None if future.done() else future.set_result(None), up_to=up_to)
         await future
 
     def trim(self, lsn: int) -> None:

@@ -98,6 +98,9 @@ class Survey:
     def _note(self, lsn: int, note: Note) -> None:
         if isinstance(note, CommitNote):
             for volume, number, epoch, committed, committed_epoch in note.points:
+                known = self.regions.get((volume, number))
+                if known is not None and known.dropped:
+                    continue  # said late: it must not bring the region back
                 region = self._region((volume, number))
                 region.epoch = max(region.epoch, epoch)
                 if committed >= region.committed:

@@ -153,7 +153,7 @@ class RegionPages:
                 page.mask = mask
         else:
             page.mask |= mask
-            page.newest = lsn
+            page.newest = self.cache.stamp
             if page.sealed is not None and page.redirty == NO_LSN:
                 page.redirty = lsn
         page.data[at : at + length] = data

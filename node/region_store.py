@@ -4,7 +4,7 @@ The order of things that makes a crash at any point harmless:
 
 1. A record is journalled; when it is committed it is applied to the cache, in the order of its
    region. A read sees cache over disk.
-2. A page is destaged when the journal is synced up to its newest record (I31).
+2. A page is destaged when its records and a note that they are committed are synced (I31).
 3. A checkpoint first notes the trim point: the oldest record that is uncommitted or dirty. Then it
    notes the regions, a slice at a time: what happens meanwhile has higher lsns and is replayed.
    Then disks and journal are synced, then the slot is written and synced, and only then is the
@@ -96,14 +96,15 @@ class _Region(RegionPages):
     """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
     seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note."""
 
-    __slots__ = ("begun_lsn", "done_lsn", "lock", "pending", "session")
+    __slots__ = ("applied_epoch", "applied_seq", "begun_lsn", "lock", "pending", "session")
 
     def __init__(self, key: Key, place: RegionPlace, cache: Cache) -> None:
         super().__init__(key, place, cache)
         self.session = COMPLETE
         self.pending: dict[int, int] = {}
+        self.applied_seq = 0  # the newest record that was applied
+        self.applied_epoch = 0
         self.begun_lsn = -1
-        self.done_lsn = -1
         self.lock: asyncio.Lock | None = None  # made for a transfer
 
 
@@ -147,12 +148,14 @@ class RegionStore:
         self._options = options
         self.destager = Destager(
             self.cache, shelf, journal, clock, options.pace,
-            on_region_error=on_region_error, on_room=self._room,
+            take_points=self._take_points, on_region_error=on_region_error, on_room=self._room,
         )  # fmt: skip
         journal.on_room = self._room
         self._regions: dict[Key, _Region] = {}
         self._entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
         self._uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
+        self._applied_lsn = -1  # the highest of all applied records
+        self._unnoted: dict[Key, None] = {}  # regions with records that no note calls committed
         self._done: dict[Key, int] = {}  # lsns of TransferDone notes that are not synced yet
         self._leaving: list[asyncio.Lock] = []  # of transfers into regions that were dropped
         self._checkpoint_lock = asyncio.Lock()
@@ -205,6 +208,7 @@ class RegionStore:
         for lsn in region.pending.values():
             self._uncommitted.pop(lsn, None)
         region.pending.clear()
+        self._unnoted.pop(region.key, None)
         self._done.pop(region.key, None)
 
     def _region(self, key: Key) -> _Region:
@@ -245,11 +249,17 @@ class RegionStore:
     def apply(self, record: Record) -> None:
         """Carry out a committed record that was appended before. InvalidRequest when it is not
         whole sectors within the region; the I/O path has checked that."""
-        region = self._regions[record.volume, record.region]
+        key = (record.volume, record.region)
+        region = self._regions[key]
         lsn = region.pending.pop(record.seq)
         del self._uncommitted[lsn]
-        region.apply(record, lsn)
         cache = self.cache
+        region.apply(record, lsn)
+        region.applied_seq = record.seq
+        region.applied_epoch = record.epoch
+        self._unnoted[key] = None
+        if lsn > self._applied_lsn:
+            self._applied_lsn = lsn
         if cache.dirty_bytes >= cache.high_bytes:
             self.destager.kick()
 
@@ -265,6 +275,15 @@ class RegionStore:
         """Journal (volume, region, epoch, committed, committed epoch) that no record will carry
         soon. Costs nothing to lose: the core finds commit points again by its protocol."""
         self.journal.append_note(CommitNote(points))
+
+    def _take_points(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        keys, self._unnoted = self._unnoted, {}
+        regions = self._regions
+        return tuple(
+            (key[0], key[1], (region := regions[key]).applied_epoch, region.applied_seq,
+             region.applied_epoch)
+            for key in keys
+        )  # fmt: skip
 
     # -- reading
 
@@ -349,6 +368,7 @@ class RegionStore:
         self._forget(region)
         region.begin_transfer(note.bitmap)
         region.session = note.session
+        region.applied_seq, region.applied_epoch = note.base_seq, note.base_epoch
         region.lock = region.lock or asyncio.Lock()
         region.begun_lsn = self.journal.append_note(note)
         self.cache.changed[key] = None
@@ -435,6 +455,7 @@ class RegionStore:
         """Take one and trim the journal. DeviceFailed, NoSpace: the node must stop."""
         async with self._checkpoint_lock:
             trim_lsn = self._trim_point()
+            stamp = self.destager.next_stamp()
             changed = list(self.cache.changed)
             freed: list[tuple[RegionPages, int, int]] = []
             for start in range(0, len(changed), SLICE):
@@ -443,10 +464,13 @@ class RegionStore:
                 for key in changed[start : start + SLICE]:
                     self._note_region(key, freed)
             payload = self._pack(self.journal.lives.trimmed(trim_lsn), trim_lsn)
+            applied_lsn = max(self._applied_lsn, self.journal.written_lsn)
             await self.shelf.sync()
-            # What is noted as committed must not be lost from the journal by a power cut.
-            await self.journal.synced()
+            # What is noted as committed must not be lost from the journal by a power cut. Entries
+            # that wait for room are none of it.
+            await self.journal.synced(applied_lsn)
             await self._slots.store(payload)
+            self.destager.noted(stamp)
             self.journal.trim(trim_lsn)
             self._room()
             self._checkpoints += 1
@@ -504,7 +528,8 @@ class RegionStore:
             await self._clock.sleep(min(options.checkpoint_ms, 50 if soon else 200) / 1000)
             age_ms = (self._clock.now_ns() - self._last_checkpoint_ns) // NS_PER_MS
             if journal.used_percent >= options.checkpoint_journal_percent:
-                due = self._trim_point() - journal.trimmed_lsn >= journal.capacity_bytes // 16
+                advance = self._trim_point() - journal.trimmed_lsn
+                due = journal.is_full or advance >= journal.capacity_bytes // 16
             else:
                 due = age_ms >= options.checkpoint_ms and bool(self.cache.changed)
             if not due:
@@ -518,8 +543,25 @@ class RegionStore:
     async def close(self) -> None:
         """Orderly stop: destage everything and take a checkpoint, so that the next start has
         nothing to replay. The caller has stopped host I/O and then closes the devices."""
-        await self.destager.drain()
+        await self.drain()
         await self.checkpoint()
+
+    async def drain(self) -> None:
+        """Destage all that is dirty now, whatever the pace. Stops at an error of a disk."""
+        while self.cache.pages:
+            errors = self.destager.errors
+            while await self.destager.turn():
+                pass
+            if self.destager.errors != errors:
+                return
+            if not self.cache.pages:
+                return
+            if self.journal.is_full:
+                await self.checkpoint()
+            else:
+                lsn, stamp = self.destager.append_note()
+                await self.journal.synced(lsn)
+                self.destager.noted(stamp)
 
     def statistics(self) -> StoreStatistics:
         """A snapshot."""
@@ -570,6 +612,7 @@ class RegionStore:
         checkpoint.lives = lives
         await self._slots.store(pack_payload(checkpoint))
         self.journal.start(end, checkpoint.trim_lsn, lives)
+        self.cache.noted = self.cache.stamp  # replayed pages: all that they need is synced
         replay = Replay(survey, known)
         for key in replay.regions:
             place = places[key] if key in places else place_of(key)
@@ -580,6 +623,7 @@ class RegionStore:
                 if key in known:
                     self._entries[key] = checkpoint.entries[key]
         await self._replay(replay, checkpoint, end)
+        self.cache.stamp += 1
         return self._recovered(replay)
 
     async def _replay(self, replay: Replay, checkpoint: Checkpoint, end: int) -> None:
@@ -612,6 +656,8 @@ class RegionStore:
             if not recovered.complete:
                 region.clear()
                 region.session = INCOMPLETE
+            region.applied_seq = recovered.committed
+            region.applied_epoch = recovered.committed_epoch
             for record, lsn in recovered.tail:
                 region.pending[record.seq] = lsn
         lsns = [lsn for region in self._regions.values() for lsn in region.pending.values()]
