@@ -316,6 +316,9 @@ def volume_create(
         str | None,
         typer.Option(help="A node that owns every region, as n0; else they are spread by hash."),
     ] = None,
+    replicant: Annotated[
+        str | None, typer.Option(help="With --owner: the node that holds every second copy.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until hosts can use it.")] = True,
     directory: Directory = DIRECTORY,
     as_json: Json = False,
@@ -332,6 +335,7 @@ def volume_create(
         "l3_entries": l3, "degraded": degraded,
         "page_bytes": None if page is None else _bytes(page, key="--page"),
         "owner": None if owner is None else _node_number(owner),
+        "replicant": None if replicant is None else _node_number(replicant),
     }  # fmt: skip
     spec: dict[str, Any] = {"name": name, "size_bytes": _bytes(size, key="SIZE")}
     spec.update({key: value for key, value in given.items() if value is not None})
@@ -439,7 +443,7 @@ def volume_show(
 
 def _node_number(name: str) -> int:
     if not name.removeprefix("n").isdigit():
-        raise InvalidRequest(f"--owner: {name!r} is not a node; nodes are n0 to n7")
+        raise InvalidRequest(f"{name!r} is not a node; nodes are n0 to n7")
     return int(name.removeprefix("n"))
 
 

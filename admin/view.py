@@ -97,6 +97,7 @@ class VolumeSpec(TypedDict):
     l3_entries: NotRequired[int]
     degraded: NotRequired[str]
     owner: NotRequired[int]  # a node that owns every region; left out: placed by hash
+    replicant: NotRequired[int]  # the node of every second copy; only with an owner
 
 
 class GrowSpec(TypedDict):
@@ -271,6 +272,7 @@ def volume_spec(body: dict[str, Any]) -> VolumeSpec:
     kinds: dict[str, type] = {
         "name": str, "size_bytes": int, "group": str, "copies": int, "page_bytes": int,
         "l2_entries": int, "l3_entries": int, "degraded": str, "owner": int,
+        "replicant": int,
     }  # fmt: skip
     for key in sorted(body):
         if key not in kinds:

@@ -250,11 +250,12 @@ class Catalog:
             raise InvalidRequest(
                 f"volume {entry.name}: {node_name(entry.owner)} is to own it and is not up"
             )
+        among = self._pinned_nodes(entry)
         shape = VolumeShape(entry.page_bytes, entry.l2_entries, entry.l3_entries)
         regions = np.arange(shape.regions_for(entry.size_bytes))
         placement = self._place_in_space(
             entry.name, manager.next_volume, regions, entry.copies, entry.group,
-            shape.region_bytes, entry.owner,
+            shape.region_bytes, entry.owner, among,
         )  # fmt: skip
         plan = manager.plan_create(
             entry.name, entry.size_bytes, entry.group, entry.copies, entry.page_bytes,
@@ -263,25 +264,40 @@ class Catalog:
         volume = manager.apply(plan, index).volume
         return {"volume": volume}, [VolumeCreated(volume)]
 
+    def _pinned_nodes(self, entry: log.CreateVolume) -> int:
+        """Bits of the nodes that may hold copies of the new volume."""
+        if entry.replicant < 0:
+            return self.up_mask
+        if entry.copies != 2 or entry.owner < 0 or entry.replicant == entry.owner:
+            raise InvalidRequest(
+                f"volume {entry.name}: a replicant is named only for two copies, with another owner"
+            )
+        if not self.up_mask >> entry.replicant & 1:
+            raise InvalidRequest(
+                f"volume {entry.name}: {node_name(entry.replicant)} is to hold it and is not up"
+            )
+        return 1 << entry.owner | 1 << entry.replicant
+
     def _grow_volume(self, entry: log.GrowVolume, index: int) -> Outcome:
         manager = self.volume_manager
         found = manager.volume(entry.volume)
         regions = np.arange(found.regions, found.shape.regions_for(entry.size_bytes))
         placement = self._place_in_space(
-            found.name, found.volume, regions, found.copies, found.group, found.region_bytes, -1
-        )
+            found.name, found.volume, regions, found.copies, found.group, found.region_bytes, -1,
+            self.up_mask,
+        )  # fmt: skip
         plan = manager.plan_grow(found.volume, entry.size_bytes, placement)
         manager.apply(plan, index)
         return {"volume": found.volume}, [VolumeGrown(found.volume)]
 
     def _place_in_space(
         self, name: str, number: int, regions: NDArray[Any], copies: int, group: str,
-        region_bytes: int, owner: int,
+        region_bytes: int, owner: int, among: int,
     ) -> U8:  # fmt: skip
         """Placement by hash over the nodes that are up and have the space for their share. Nodes
         that lack it are left out, then the shares are larger: at most one round for each node."""
         room = self.room(group, region_bytes)
-        live = self.up_mask
+        live = among
         # A hopeless size is refused before it is placed: the arrays would be as large as it.
         rounds = NODES_MAX + 1 if len(regions) * copies <= int(room.sum()) else 0
         for _ in range(rounds):

@@ -174,7 +174,7 @@ class CreateGroup:
 @dataclass(frozen=True, slots=True)
 class CreateVolume:
     """A volume under a free name. owner: a node that owns every region (tests and benchmarks), or
-    -1 for placement by hash."""
+    -1 for placement by hash; replicant: likewise, and only with an owner."""
 
     name: Name
     size_bytes: Size
@@ -185,6 +185,7 @@ class CreateVolume:
     l3_entries: Count
     policy: Name
     owner: Annotated[int, Within(-1, NODES_MAX - 1)]
+    replicant: Annotated[int, Within(-1, NODES_MAX - 1)] = -1
 
 
 @_entry(7)

@@ -201,6 +201,7 @@ class OperatorView:
             spec.get("l3_entries", defaults.l3_entries),
             spec.get("degraded", defaults.degraded),
             spec.get("owner", -1),
+            spec.get("replicant", -1),
         )
         await self._node.control.propose(encode(entry), PROPOSE_NS)
         return await self.volume(spec["name"])
