@@ -547,13 +547,17 @@ def attach(
     """
     from importlib import import_module  # `host` stands beside `admin`: neither knows the other
 
+    from base.place import local_socket
+
     client = _client(directory)
     client.volume(volume)
     path = socket or directory / f"{volume}.sock"
     arguments = ["--volume", volume, "--socket", str(path)]
     for node in client.cluster.nodes:
-        arguments += ["--node", f"{node.node}={node.host}:{node.nbd_port}:{node.admin_port}"]
-    arguments += ["--token-file", str(client.cluster.token_path)]
+        local = local_socket(node.directory, node.host)
+        arguments += ["--node", local or f"{node.host}:{node.mesh_port}"]
+    arguments += ["--cluster-id", client.cluster.cluster_id]
+    arguments += ["--secret-file", str(client.cluster.secret_path)]
     if as_json:
         output.emit({"volume": volume, "socket": str(path)})
     else:

@@ -55,6 +55,8 @@ class LocalCluster:
     name: str
     directory: Path
     token_path: Path
+    secret_path: Path
+    cluster_id: str
     nodes: tuple[LocalNode, ...]
 
     def node(self, number: int) -> LocalNode:
@@ -115,6 +117,8 @@ def _cluster(directory: Path, document: Any) -> LocalCluster:
         name=str(about.get("name", "eightfold")),
         directory=directory,
         token_path=directory / str(token),
+        secret_path=directory / str(about.get("secret_file", "secret")),
+        cluster_id=str(about.get("id") or about.get("name", "eightfold")),
         nodes=tuple(sorted(nodes, key=lambda each: each.node)),
     )
 

@@ -25,6 +25,7 @@ from base.device import BlockDevice
 from base.errors import ConfigError, StorageError
 from base.ids import NodeId
 from base.log import configure
+from base.place import local_socket
 from base.tasks import Supervisor
 from base.units import NS_PER_MS, MiB
 from cluster import raft_types as rt
@@ -49,10 +50,12 @@ from node.io_path import IoPath
 from node.journal import Journal
 from node.leases import LeaseTable
 from node.operator_view import OperatorView
+from node.options import NodeOptions
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
 from transport.bus import MessageBus
+from transport.link import Address
 from volume.physical_disk import NodeInventory
 
 log = structlog.get_logger()
@@ -403,6 +406,13 @@ def _open_ports(config: NodeConfig, threads: SyncThreads) -> NodePorts:
     )
 
 
+def _address_of(config: NodeConfig, peer: NodeOptions) -> Address:
+    """A peer whose directory lies beside ours is on this machine."""
+    directory = config.directory.parent / f"n{peer.id}"
+    local = local_socket(directory, peer.host) if directory.exists() else None
+    return local or (peer.host, peer.mesh_port)
+
+
 async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
     from node.cluster_directory import read_secret
     from transport.link import LinkLimits
@@ -420,7 +430,8 @@ async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
             cluster_id=cluster.cluster.id or cluster.cluster.name,
             secret=secret,
             listen=(config.options.host, config.options.mesh_port),
-            peers={NodeId(peer.id): (peer.host, peer.mesh_port) for peer in config.peers},
+            peers={NodeId(peer.id): _address_of(config, peer) for peer in config.peers},
+            local_socket=local_socket(config.directory, config.options.host),
             limits=LinkLimits(backoff_max_ms=max(20, cluster.mesh.reconnect_ms_max)),
         ),
         rng=node.ports.rng,

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import structlog
 
 from base.clock import Clock
 from base.device import Buffer
 from base.errors import (
+    InvalidRequest,
     NoQuorum,
     NotOwner,
     RegionOffline,
@@ -27,6 +29,7 @@ from base.errors import (
 )
 from base.ids import NOBODY
 from base.tasks import Supervisor
+from host import topology
 from host.export import HostRequest
 from host.router import Piece, Router, pack_runs
 from node import effects as fx
@@ -125,6 +128,7 @@ class IoPath:
             wire.SyncReply: self._on_sync_reply,
             wire.TransferPages: self._on_transfer_pages,
             wire.TransferPagesAck: self._on_transfer_pages_ack,
+            wire.AdminRequest: self._on_admin_request,
         }
 
     # ------------------------------------------------------------------ turns
@@ -469,6 +473,42 @@ class IoPath:
     def _on_transfer_pages_ack(self, peer: int, message: wire.TransferPagesAck) -> None:
         if self.pages is not None:
             self.pages.acknowledged(peer, message)
+
+    def _on_admin_request(self, peer: int, message: wire.AdminRequest) -> None:
+        code = text = ""
+        result = b""
+        try:
+            if message.call != topology.CALL:
+                raise InvalidRequest(f"there is no call {message.call[:64]!r}")
+            name, known = topology.unpack_query(message.arguments)
+            result = self._topology(name, known)
+        except RemoteProtocolError:
+            raise
+        except StorageError as error:
+            code, text = error.code, str(error)
+        self.bus.send(peer, wire.AdminReply(message.request, code, text, result))
+
+    def _topology(self, name: str, known: int) -> bytes:
+        catalog = self.core.catalog
+        if not self.core.active:
+            raise NoQuorum("this node has not joined the cluster yet")
+        volume = catalog.volume_by_name(name)
+        if catalog.version <= known:
+            return topology.pack_unchanged(catalog.version)
+        table = volume.table
+        owners = np.where(table.offline, NOBODY, table.owner).astype(np.uint8).tobytes()
+        return topology.pack_topology(
+            topology.Topology(
+                version=catalog.version,
+                volume=int(volume.volume),
+                size_bytes=volume.size_bytes,
+                region_bytes=volume.region_bytes,
+                block_min_bytes=volume.sector_bytes,
+                read_only=False,
+                owners=owners,
+                up_nodes=catalog.up_nodes(),
+            )
+        )
 
     # ------------------------------------------------------------------ effects of regions
 

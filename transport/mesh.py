@@ -34,7 +34,8 @@ def _check_common(cluster_id: str, secret: bytes) -> None:
 class MeshConfig:
     """A node's place in the mesh. `peers`: every other node and where it listens.
 
-    A TCP port of 0 in `listen` takes a free one: see `Mesh.listening`.
+    A TCP port of 0 in `listen` takes a free one: see `Mesh.listening`. `local_socket`: a Unix
+    socket to listen on as well, for peers and attached hosts on the same machine.
     """
 
     self_id: NodeId
@@ -44,6 +45,7 @@ class MeshConfig:
     listen: Address
     peers: Mapping[NodeId, Address]
     limits: LinkLimits = field(default_factory=LinkLimits)
+    local_socket: str | None = None
 
     def __post_init__(self) -> None:
         _check_common(self.cluster_id, self.secret)
@@ -81,6 +83,7 @@ class Mesh(LinkTable):
         super().__init__(identity, config.limits, rng, on_failure)
         self._config = config
         self._server: asyncio.Server | None = None
+        self._local: asyncio.Server | None = None
         for peer in config.peers:
             self._peaks[peer] = 0  # listed in the statistics from the start
 
@@ -94,6 +97,11 @@ class Mesh(LinkTable):
                 os.chmod(listen, 0o600)
             else:
                 self._server = await self.loop.create_server(self._accept, listen[0], listen[1])
+            local = self._config.local_socket
+            if local is not None:
+                listen = local  # for the message below
+                self._local = await self.loop.create_unix_server(self._accept, local)
+                os.chmod(local, 0o600)
         except OSError as error:
             raise ConfigError(f"cannot listen on {address_text(listen)}: {error}") from error
         for peer in sorted(self._config.peers):
@@ -126,14 +134,16 @@ class Mesh(LinkTable):
 
     async def close(self) -> None:
         """Stop listening, end all links. No callback comes any more."""
-        if self._server is not None:
-            self._server.close()
+        servers = [each for each in (self._server, self._local) if each is not None]
+        for server in servers:
+            server.close()
         await super().close()
-        if self._server is not None:
-            await self._server.wait_closed()
-            if isinstance(self._config.listen, str):
+        for server in servers:
+            await server.wait_closed()
+        for address in (self._config.listen, self._config.local_socket):
+            if isinstance(address, str):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._config.listen)
+                    os.unlink(address)
 
 
 class MeshClient(LinkTable):
