@@ -68,6 +68,7 @@ class RegionCopy:
     __slots__ = (
         "_gap",
         "_parked",
+        "_parked_point",
         "acked",
         "admission_out",
         "admitting",
@@ -142,6 +143,7 @@ class RegionCopy:
         self.complete = True  # False: a state transfer into this copy has not ended
         self.clients = ClientTable()
         self._parked: deque[tuple[int, int, Record, int]] = deque()
+        self._parked_point = (0, 0, 0, 0)  # the last commit point of such an epoch
         self._gap = _NO_GAP  # (epoch, matched) of the last refusal: one gap is said once
         # Owner only.
         self.others: tuple[int, ...] = ()  # every member but this node
@@ -539,6 +541,9 @@ class RegionCopy:
 
     def commit_point(self, sender: int, epoch: int, committed: int, record_epoch: int) -> None:
         """The owner has committed up to the record (record_epoch, committed)."""
+        if epoch > self.epoch:
+            # It is told once, and a quiet region hears of it no more.
+            self._parked_point = (sender, epoch, committed, record_epoch)
         if epoch != self.epoch or sender != self.owner or self.role in (OWNER, NONE):
             return
         if self.committed < committed <= self.prepared:
@@ -575,6 +580,7 @@ class RegionCopy:
             sender, epoch, record, committed = self._parked.popleft()
             if epoch >= self.epoch:
                 self.replicate(sender, record, epoch, committed)
+        self.commit_point(*self._parked_point)
 
     # ------------------------------------------------------------------ lost messages at the owner
 

@@ -246,6 +246,14 @@ def test_what_lies_in_the_journal_is_acknowledged_only_when_the_new_owner_has_it
     assert (copy.prepared, copy.matched) == (1, 0)
 
 
+def test_a_commit_point_of_a_newer_epoch_waits_until_the_catalog_knows_it() -> None:
+    world = pair()
+    world.configure(2, 0, (0, 1), only=(0,))
+    world.copies[1].commit_point(0, 2, 1, 1)
+    world.configure(2, 0, (0, 1), only=(1,))
+    assert world.applied[1] == [(1, 1)]
+
+
 def test_a_commit_point_that_names_another_record_commits_nothing() -> None:
     world = Copies()
     world.configure(1, 0, (0, 1, 2))
