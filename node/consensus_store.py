@@ -12,6 +12,7 @@ half, synced, and only then is that half's header written, which makes it the cu
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -122,8 +123,9 @@ class ConsensusStore:
         self._half = 0
         self._generation = 0
         self._at = 0
-        self._queue: deque[Persist | Life] = deque()
+        self._queue: deque[Persist] = deque()
         self._running = False
+        self._writing = asyncio.Lock()  # a life and the queue would else write at one place
         self._failed = False
         self.state = ConsensusState()
 
@@ -191,8 +193,9 @@ class ConsensusStore:
 
     async def set_life(self, life: Life) -> None:
         """Note and sync the present life, before anything is said in its name (P6, P7)."""
-        self.state.life = life
-        await self._append([_pack_life(life)])
+        async with self._writing:
+            self.state.life = life
+            await self._append([_pack_life(life)])
 
     def persist(self, request: Persist) -> None:
         """Queue a request; `on_persisted(number)` follows once it is synced."""
@@ -207,24 +210,28 @@ class ConsensusStore:
     async def _write_queue(self) -> None:
         try:
             while self._queue:
-                requests = [request for request in self._queue if isinstance(request, Persist)]
-                self._queue.clear()
-                records: list[list[Any]] = []
-                whole = False
-                for request in requests:
-                    self.state.take(request)
-                    whole = whole or request.snapshot is not None
-                    records += _records_of(request)
-                if whole:
-                    await self._write_half()
-                elif records:
-                    await self._append(records)
+                async with self._writing:
+                    requests = list(self._queue)
+                    self._queue.clear()
+                    await self._write(requests)
                 self._on_persisted(requests[-1].number)
         except (StorageError, OSError) as error:
             self._failed = True
             self._on_failure(error)
         finally:
             self._running = False
+
+    async def _write(self, requests: list[Persist]) -> None:
+        records: list[list[Any]] = []
+        whole = False
+        for request in requests:
+            self.state.take(request)
+            whole = whole or request.snapshot is not None
+            records += _records_of(request)
+        if whole:
+            await self._write_half()
+        elif records:
+            await self._append(records)
 
     def _pack(self, record: list[Any], generation: int) -> bytes:
         payload: bytes = msgpack.packb(record)

@@ -160,16 +160,24 @@ class FileDevice:
         self._check(0, 0)
         wanted = self._syncs_begun + 1  # the one that runs may have begun before our writes
         while self._syncs_ended < wanted:
-            if self._running is None:
+            running = self._running
+            if running is None:
                 self._syncs_begun += 1
-                self._running = self._threads.fdatasync(self._fd)
-                self._running.add_done_callback(self._sync_ended)
+                running = self._running = self._threads.fdatasync(self._fd)
+                running.add_done_callback(self._sync_ended)
+            elif running.done():
+                # Its callback has not run yet, and awaiting it would come back here at once.
+                self._sync_ended(running)
+                continue
             with contextlib.suppress(OSError):  # noted by _sync_ended, raised by _check
                 # Shielded: a shared future must not die with one of those who wait for it.
-                await asyncio.shield(self._running)
+                await asyncio.shield(running)
             self._check(0, 0)
+        self._check(0, 0)
 
     def _sync_ended(self, done: asyncio.Future[None]) -> None:
+        if self._running is not done:
+            return  # seen by `sync` already
         self._running = None
         self._syncs_ended = self._syncs_begun
         error = None if done.cancelled() else done.exception()
