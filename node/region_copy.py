@@ -496,17 +496,14 @@ class RegionCopy:
             return  # without the prefix of a session there is nothing to put it on
         seq = record.seq
         if seq <= self.committed:
-            self.acknowledge()
+            self._have_already(record)
             return
         if seq <= self.prepared:
             held = self.log[seq - self.log_base - 1]
             if held.epoch == record.epoch:
                 self.matched = max(self.matched, seq)
                 self.commit_up_to(committed)
-                self.acknowledge()
-                if record.flags & SYNC and self.synced < seq <= self.journalled:
-                    # The life or the epoch in which it was journalled ended before it was synced.
-                    self.effects.append(SyncRecord(self, seq))
+                self._have_already(record)
                 return
             self.truncate(seq)
         if seq != self.prepared + 1 or self.epoch_at(seq - 1) != record.prev_epoch:
@@ -519,6 +516,12 @@ class RegionCopy:
         self.prepared_epoch = record.epoch
         self.effects.append(Store(self, record, (), journal=True))
         self.commit_up_to(committed)
+
+    def _have_already(self, record: Record) -> None:
+        self.acknowledge()
+        if record.flags & SYNC and self.synced < record.seq <= self.journalled:
+            # The life or the epoch in which it was journalled ended before it was synced.
+            self.effects.append(SyncRecord(self, record.seq))
 
     def epoch_at(self, seq: int) -> int:
         """The epoch in the name of a record that the log holds, or of the last committed one."""

@@ -156,6 +156,17 @@ def test_a_copy_that_restarted_before_its_sync_syncs_the_record_when_it_is_sent_
     assert world.answers[2] == "ok"
 
 
+def test_a_copy_that_has_applied_a_record_without_a_sync_syncs_it_when_it_is_sent_again() -> None:
+    world = pair()
+    world.unsynced.add(1)
+    world.write(0, 2, flags=SYNC)
+    copy = world.copies[1] = RegionCopy(1, 0, 1, world.effects[1])
+    copy.restore(committed=2, committed_epoch=1, tail=[], clients=(), complete=True)
+    world.unsynced.clear()
+    world.configure(2, 0, (0, 1))
+    assert world.answers[2] == "ok"
+
+
 # ------------------------------------------------------------------ records at a copy
 
 
