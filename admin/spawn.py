@@ -66,7 +66,7 @@ class NodeProcesses:
         options = {
             "--config": config_file, "--nodes": nodes, "--base-port": base_port, "--entry": entry
         }  # fmt: skip
-        command = [sys.executable, "-m", "node.zygote", str(directory)]
+        command = [sys.executable, "-m", "node.lean", str(directory)]
         for name, value in options.items():
             if value is not None:
                 command += [name, str(value)]

@@ -201,7 +201,10 @@ class Membership:
         self._last_tick_ns = now_ns
         effects: list[MembershipEffect] = []
         if now_ns >= self._beacon_ns:
-            self._beacon_ns = now_ns + config.beacon_ms * NS_PER_MS
+            # At whole multiples of the interval: nodes that share a clock beacon together, so that
+            # a node wakes once for seven beacons and not seven times.
+            interval_ns = config.beacon_ms * NS_PER_MS
+            self._beacon_ns = (now_ns // interval_ns + 1) * interval_ns
             effects.append(BeaconDue())
         for node, peer in self._peers.items():
             self._judge(now_ns, node, peer, effects)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from base.errors import StorageError
+from node.lean import without_terminal
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
     options = parser.parse_args()
     # NumPy's arrays here are small: its thread pool would only cost memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    without_terminal()
     from node.cluster_directory import run_claimed
     from node.daemon import run_process
 
