@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -110,8 +111,9 @@ class Up:
                     output.emit(event)
 
     def watch(self) -> NoReturn:
-        """Show the table once a second, until StopAsked is raised."""
-        if self._as_json:
+        """Show the table once a second, until StopAsked is raised. Without a terminal there is
+        nobody to look, and asking eight nodes every second would cost a fiftieth of a core."""
+        if self._as_json or not sys.stdout.isatty():
             while True:
                 self._note_events(SAMPLE_SECONDS)
         from rich.live import Live
