@@ -19,7 +19,6 @@ FILE_LINES_MAX: Final = 650
 LONG_FILES: Final[dict[str, str]] = {
     "node/core.py": "one state machine over consensus, catalog, leases and copies; each of its"
     " messages is a few lines, and a wall between them would pass all of the state through",
-    "node/region_copy.py": "the replication protocol in one place, to be read beside its rules",
     "sim/kernel.py": "the kernel and the worlds of its nodes share one heap and one trace",
 }
 _FIELDS = "a constructor: one line for each field of the state that it holds, no branches"
@@ -28,8 +27,9 @@ LONG_FUNCTIONS: Final[dict[str, str]] = {
     "node/io_path.py:IoPath.__init__": _FIELDS,
     "node/daemon.py:Node.start": "the composition of a node, one part after the other",
 }
-# Real sockets tell nobody when they are done, so these look again and again, within a time limit.
+# Real sockets and threads tell nobody when they are done: these look again, within a time limit.
 SLEEPS: Final[dict[str, str]] = {
+    "tests/node/test_consensus_store.py": "waits for a thread that syncs a file",
     "tests/transport/test_mesh.py": "waits for links of real sockets, at most 20 s",
     "tests/transport/test_sim_network.py": "on a virtual-time loop: costs no time",
 }
