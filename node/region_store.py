@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -27,8 +26,8 @@ from base.clock import Clock
 from base.device import BlockDevice
 from base.errors import DeviceFailed, InvalidRequest, NotFound, StorageError
 from base.tasks import Supervisor
-from base.units import NS_PER_MS, MiB
-from node.cache import Cache, CacheStatistics, mask_runs
+from base.units import NS_PER_MS
+from node.cache import Cache, mask_runs
 from node.checkpoint import (
     COMPLETE,
     INCOMPLETE,
@@ -41,9 +40,9 @@ from node.checkpoint import (
     pack_region,
     unpack_region,
 )
-from node.destage import DestagePace, Destager
+from node.destage import Destager
 from node.disk_shelf import DiskShelf
-from node.journal import Journal, JournalStatistics
+from node.journal import Journal
 from node.journal_format import (
     ENTRY_BYTES,
     CommitNote,
@@ -55,57 +54,15 @@ from node.journal_format import (
 )
 from node.recovery import RecoveredRegion, Replay, Survey
 from node.region_pages import HOLE, RegionPages, RegionPlace, fill_zeros
-from transport.operation import Record, pack_record
+from node.stored_region import StoredRegion, StoreStatistics
+from node.stored_region import StoreOptions as StoreOptions
+from transport.operation import Record
 
 log = structlog.get_logger()
 
 SLICE = 256  # regions of a checkpoint that are packed in one turn of the loop
 READ_RETRIES_MAX = 8
 DISCARDS_MAX = 1024  # runs of pages that one checkpoint gives back
-
-_PACE = DestagePace()
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Sizes in bytes. checkpoint_ms: at most that long after something changed."""
-
-    dirty_bytes_max: int = 64 * MiB
-    high_percent: int = 50
-    low_percent: int = 25
-    checkpoint_ms: int = 5000
-    checkpoint_journal_percent: int = 50
-    pace: DestagePace = _PACE
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    """For metrics and the dashboard. `regions`: open here; `checkpoint_bytes`: of the newest."""
-
-    cache: CacheStatistics
-    journal: JournalStatistics
-    regions: int
-    uncommitted: int
-    checkpoints: int
-    checkpoint_bytes: int
-    destage_errors: int
-    failed_disks: tuple[int, ...]
-
-
-class _Region(RegionPages):
-    """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
-    seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note."""
-
-    __slots__ = ("applied_epoch", "applied_seq", "begun_lsn", "lock", "pending", "session")
-
-    def __init__(self, key: Key, place: RegionPlace, cache: Cache) -> None:
-        super().__init__(key, place, cache)
-        self.session = COMPLETE
-        self.pending: dict[int, int] = {}
-        self.applied_seq = 0  # the newest record that was applied
-        self.applied_epoch = 0
-        self.begun_lsn = -1
-        self.lock: asyncio.Lock | None = None  # made for a transfer
 
 
 class RegionStore:
@@ -151,7 +108,7 @@ class RegionStore:
             take_points=self._take_points, on_region_error=on_region_error, on_room=self._room,
         )  # fmt: skip
         journal.on_room = self._room
-        self._regions: dict[Key, _Region] = {}
+        self._regions: dict[Key, StoredRegion] = {}
         self._entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
         self._uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
         self._applied_lsn = -1  # the highest of all applied records
@@ -174,7 +131,7 @@ class RegionStore:
         """
         if key in self._regions:
             return
-        region = self._regions[key] = _Region(key, place, self.cache)
+        region = self._regions[key] = StoredRegion(key, place, self.cache)
         if not complete:
             region.session = INCOMPLETE
             self.cache.changed[key] = None
@@ -204,14 +161,14 @@ class RegionStore:
             async with lock:
                 pass
 
-    def _forget(self, region: _Region) -> None:
+    def _forget(self, region: StoredRegion) -> None:
         for lsn in region.pending.values():
             self._uncommitted.pop(lsn, None)
         region.pending.clear()
         self._unnoted.pop(region.key, None)
         self._done.pop(region.key, None)
 
-    def _region(self, key: Key) -> _Region:
+    def _region(self, key: Key) -> StoredRegion:
         region = self._regions.get(key)
         if region is None:
             raise NotFound(f"volume {key[0]} region {key[1]}: this node has no copy")
@@ -399,7 +356,7 @@ class RegionStore:
             await self._write_pages(region, session, pages, data)
 
     async def _write_pages(
-        self, region: _Region, session: int, pages: tuple[int, ...], data: memoryview
+        self, region: StoredRegion, session: int, pages: tuple[int, ...], data: memoryview
     ) -> None:
         page_bytes = region.page_bytes
         for number, index in enumerate(pages):
@@ -420,7 +377,7 @@ class RegionStore:
             region.page_received(index)
         self.cache.changed[region.key] = None
 
-    def _session(self, key: Key, session: int) -> _Region:
+    def _session(self, key: Key, session: int) -> StoredRegion:
         region = self._region(key)
         if region.session != session or session <= 0:
             raise InvalidRequest(
@@ -441,8 +398,12 @@ class RegionStore:
                 )
             await self.shelf.sync()
             self._session(key, session)
+            # Pages that the stream has trimmed or filled were not received. So what was applied
+            # must be known as committed wherever the end of the transfer is.
+            _, stamp = self.destager.append_note()
             self._done[key] = self.journal.append_note(TransferDoneNote(key[0], key[1], session))
             await self.journal.synced()
+            self.destager.noted(stamp)
             self._session(key, session)
             self._done.pop(key, None)
             region.session = COMPLETE
@@ -617,7 +578,7 @@ class RegionStore:
         for key in replay.regions:
             place = places[key] if key in places else place_of(key)
             if place is not None:
-                region = self._regions[key] = _Region(key, place, self.cache)
+                region = self._regions[key] = StoredRegion(key, place, self.cache)
                 region.load_bitmap(replay.first_bitmap(key, known))
                 self.cache.changed[key] = None
                 if key in known:
@@ -681,8 +642,3 @@ class RegionStore:
         self.is_blank = True
 
     is_blank = False  # this start found a new store: nothing that this node had is left
-
-
-def append_record(store: RegionStore, record: Record, epoch: int, committed: int) -> int:
-    """Pack and journal a record, the record being its own token; for tests and tools."""
-    return store.append(record, pack_record(record, epoch, committed), record)

@@ -95,7 +95,9 @@ class World:
             sleds_per_cage=1, disk_bytes=CHUNKLET, chunklet_bytes=CHUNKLET, spare_chunklets=0
         )
         for number in range(4):
-            self.disks.add(f"d{number}", CHUNKLET)
+            disk = self.disks.add(f"d{number}", CHUNKLET)
+            disk.store_now(0, b"\xdd" * CHUNKLET)  # an earlier user's bytes: nobody may see them
+            disk.end_sync(disk.begin_sync())
         self.disks.add("journal", journal_bytes)
         self.disks.add("checkpoint", 64 * KiB)
         self.ld = build_ld(raid)
@@ -124,14 +126,20 @@ class World:
             self.disks.open("journal"), clock=clock, supervisor=self.supervisor,
             on_journalled=self._journalled, on_failure=self.failures.append,
         )  # fmt: skip
-        pace = DestagePace(turn_pages=2, pause_ms=1, after_ms=5, sync_ms=2, idle_ms=3, retry_ms=5)
+        pace = DestagePace(
+            turn_pages=2, pause_ms=1, after_ms=self.rng.choice((3, 5, 50)), sync_ms=2, idle_ms=3,
+            retry_ms=5,
+        )  # fmt: skip
+        sizes: dict[str, Any] = {
+            "dirty_bytes_max": 16 * PAGE,
+            "checkpoint_ms": self.rng.choice((2, 20)),
+        }
+        sizes |= {"pace": pace, **options}
         self.store = RegionStore(
             journal=journal, shelf=shelf, checkpoint_device=self.disks.open("checkpoint"),
             clock=clock, supervisor=self.supervisor, region_state=self.state_of,
             on_failure=self.failures.append,
-            options=StoreOptions(
-                **{"dirty_bytes_max": 16 * PAGE, "checkpoint_ms": 20, "pace": pace, **options}
-            ),
+            options=StoreOptions(**sizes),
         )  # fmt: skip
         return self.store
 
@@ -296,9 +304,9 @@ class World:
                 record.dead = False
             assert recovered.epoch <= old.epoch
             self.models[key] = Model(records, recovered.committed, len(records), old.epoch + 1)
-            self.adopted = True
             if recovered.committed:
                 assert recovered.committed_epoch == records[recovered.committed - 1].epoch
+        self.adopted = True
 
     def crash(self, kind: CrashKind) -> dict[Key, int]:
         """End the life. What it had promised for that kind of crash."""
