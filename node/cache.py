@@ -25,7 +25,8 @@ from base.units import SECTOR_BYTES, KiB, MiB
 if TYPE_CHECKING:
     from node.region_pages import RegionPages
 
-POOL_BYTES_MAX: Final = 8 * MiB  # of page buffers kept for reuse
+POOL_BYTES_MAX: Final = 16 * MiB  # of page buffers kept for reuse: new memory costs page faults
+POOL_BYTES_IDLE: Final = 2 * MiB  # once nothing is dirty
 GROUP_BYTES_MAX: Final = 512 * KiB  # of neighbours that are destaged together
 NO_LSN: Final = -1
 
@@ -152,9 +153,16 @@ class Cache:
             self._pool.setdefault(size, []).append(page.data)
             self._pool_bytes += size
         if not self.pages:
-            # Nothing is dirty: what queues still hold is dead, and so are too many buffers.
+            # Nothing is dirty: what queues still hold is dead, and an idle node is a small one.
             self._queue.clear()
             self._sealed.clear()
+            self._shrink_pool()
+
+    def _shrink_pool(self) -> None:
+        for size, pool in self._pool.items():
+            while pool and self._pool_bytes > POOL_BYTES_IDLE:
+                pool.pop()
+                self._pool_bytes -= size
 
     def drop_region(self, region: RegionPages) -> None:
         """Forget every dirty page of the region."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.errors import InvalidRequest
-from node.cache import Cache, Page, contents, mask_runs
+from node.cache import POOL_BYTES_IDLE, Cache, Page, contents, mask_runs
 from node.region_pages import ABSENT, DISK, FRESH, HOLE, RegionPages, RegionPlace
 from tests.node.store_world import PAGE, PAGES, REGION, build_ld
 from transport.operation import NO_HOLE, TRIM, WRITE, ZERO, Record
@@ -63,6 +63,16 @@ def test_a_partial_write_of_a_hole_makes_a_whole_page_of_zeros_around_it() -> No
     page = pages.dirty[0]
     assert page.data == bytes(1024) + b"\x01" * 512 + bytes(PAGE - 1536)
     assert (page.mask, pages.states) == (FULL, bytearray([FRESH] + [HOLE] * (PAGES - 1)))
+
+
+def test_a_cache_that_became_clean_gives_its_buffers_back() -> None:
+    held = Cache(low_bytes=1, high_bytes=1 << 30, max_bytes=1 << 30)
+    for number in range(1000):
+        apply(region(held, number), WRITE, 0, PAGE, number)
+    note_all(held)
+    while (group := held.next_group()) is not None:
+        finish(held, group)
+    assert sum(map(len, held._pool.values())) * PAGE == POOL_BYTES_IDLE
 
 
 def test_a_partial_write_of_a_page_on_disk_is_dirty_in_its_sectors_only() -> None:
