@@ -285,6 +285,13 @@ class Node:
         log.error("task.failed", node=self.number, task=name, exc_info=error)
         self.fail(error)
 
+    def callback_failed(self, _loop: object, context: dict[str, Any]) -> None:
+        """A callback of the loop ended with an error: what it left undone nobody will do."""
+        error = context.get("exception")
+        log.error("callback.failed", node=self.number, what=context["message"], exc_info=error)
+        if error is not None and not isinstance(error, OSError):  # else a transport, and it closes
+            self.fail(error)
+
     def _persisted(self, number: int) -> None:
         self.core.raft_persisted(number, self.ports.clock.now_ns())
         self.io.turn_soon()
@@ -421,6 +428,7 @@ async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
     cluster = config.cluster
     threads = SyncThreads(name=f"sync-{config.name}")
     node = Node(config.node, cluster, _open_ports(config, threads), stop.set)
+    asyncio.get_running_loop().set_exception_handler(node.callback_failed)
     secret = read_secret(config.secret_path)
     incarnation = await node.begin()
     node.ports.bus = Mesh(

@@ -22,6 +22,7 @@ from base.errors import (
     InvalidRequest,
     NoQuorum,
     NotOwner,
+    Overloaded,
     RegionOffline,
     RemoteProtocolError,
     RequestTimeout,
@@ -30,7 +31,7 @@ from base.errors import (
 from base.ids import NOBODY
 from base.tasks import Supervisor
 from host import topology
-from host.export import HostRequest
+from host.export import HostRequest, RequestKind
 from host.router import Piece, Router, pack_runs
 from node import effects as fx
 from node.core import NodeCore
@@ -47,7 +48,7 @@ from volume.virtual_volume import VirtualVolume
 log = structlog.get_logger()
 
 Key = tuple[int, int]
-REPLY_BATCH_BYTES_MAX = 4 << 20
+REMOTE_PENDING_MAX = 16_384  # operations of peers and attached hosts that are not answered yet
 
 
 class Remote:
@@ -100,7 +101,8 @@ class IoPath:
         self._to_journal: list[tuple[RegionCopy, Record]] = []
         self._no_room: deque[Any] = deque()
         self.reads = self.writes = self.read_bytes = self.written_bytes = 0
-        self.flushes = self.errors = self.waits = 0
+        self.flushes = self.waits = 0
+        self.remote_pending = 0
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Store: self._on_store,
             fx.Apply: self._on_apply,
@@ -207,6 +209,15 @@ class IoPath:
 
     def submit(self, volume: VirtualVolume, request: HostRequest) -> None:
         """A request of a host that is connected to this node."""
+        kind = request.kind
+        if kind is RequestKind.READ:
+            self.reads += 1
+            self.read_bytes += request.length
+        elif kind is RequestKind.FLUSH:
+            self.flushes += 1
+        elif kind is not RequestKind.STATUS:
+            self.writes += 1
+            self.written_bytes += request.length
         self.router.submit(volume.volume, volume.region_bytes, request, self.clock.now_ns())
         if not self._scheduled:
             self._scheduled = True
@@ -238,6 +249,8 @@ class IoPath:
 
     def local(self, piece: Piece) -> None:
         """A piece for a region of this node."""
+        if piece.record.seq:
+            piece.record = piece.record.unnumbered()
         self._operate(piece.record, piece)
 
     def why(self, volume: int, region: int) -> StorageError:
@@ -386,6 +399,7 @@ class IoPath:
         self._reply(token.peer, record, outcome, hint, data)
 
     def _reply(self, peer: int, record: Record, outcome: int, hint: int, data: Buffer) -> None:
+        self.remote_pending -= 1
         head = op.pack_reply(
             record.client, record.number, outcome, hint, self.core.catalog.version, len(data)
         )
@@ -440,6 +454,12 @@ class IoPath:
         for _ in range(message.count):
             record, at = op.unpack_request(view, at)
             token = Remote(peer, record)
+            if self.remote_pending >= REMOTE_PENDING_MAX:
+                full = Overloaded("too many operations of other nodes and hosts wait here")
+                self.remote_pending += 1
+                self._answer(token, full, b"")
+                continue
+            self.remote_pending += 1
             if manager.has_volume(record.volume):
                 virtual = manager.volume(record.volume)
                 if (
@@ -535,6 +555,9 @@ class IoPath:
         copy = effect.copy
         if copy.role == OWNER:
             self.core.commit_dirty[copy] = None
+        elif self._to_journal:
+            # Nobody waits for a joiner: a record may be committed in the turn in which it came.
+            self._append_collected()
         assert self.store is not None
         self.store.apply(effect.record)
 
