@@ -129,6 +129,7 @@ class Router:
         self._flushes: dict[int, Flush] = {}
         self.stopping = False
         self.retries = 0
+        self.errors = 0  # pieces that failed
 
     def __len__(self) -> int:
         return len(self._pieces) + len(self._flushes)
@@ -294,6 +295,8 @@ class Router:
         record = piece.record
         if self._pieces.pop(record.number, None) is None:
             return
+        if error is not None:
+            self.errors += 1
         if error is None and record.kind >= op.READ:
             data = _unpack_runs(data) if record.kind == op.STATUS else data
             assert len(data), "a read or a status was answered with nothing"
@@ -399,7 +402,10 @@ class Router:
         for number in sorted(self._pieces):
             piece = self._pieces.get(number)
             if piece is not None:
-                self.finished(piece, Stopping("the node stopped"), None)
+                error: StorageError = Stopping("the node stopped")
+                if piece.sent and piece.record.kind < op.READ:
+                    error = RequestTimeout("the node stopped, the write may have happened")
+                self.finished(piece, error, None)
         for flush in list(self._flushes.values()):
             flush.request.done(Stopping("the node stopped"))
         self._flushes.clear()

@@ -321,7 +321,7 @@ class OperatorView:
                 "read_bytes_total": io.read_bytes,
                 "written_bytes_total": io.written_bytes,
                 "flushes_total": io.flushes,
-                "errors_total": io.errors,
+                "errors_total": io.router.errors,
                 "waits_total": io.waits,
             },
             journal={

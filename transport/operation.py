@@ -106,6 +106,14 @@ class Record:
         self.dead = False  # truncated: its journal acknowledgement means nothing any more
         self.header = b""  # as last packed or as received: copies journal what they were sent
 
+    def unnumbered(self) -> Record:
+        """The same operation without a place in a sequence. What was numbered before may still be
+        part of a log: it must not change when the operation is tried again."""
+        return Record(
+            self.volume, self.region, self.kind, self.flags, self.offset, self.length,
+            self.client, self.number, self.low, self.data, data_crc=self.data_crc,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         return (
             f"Record(v{self.volume} r{self.region} {self.epoch}.{self.seq} kind={self.kind} "
