@@ -46,6 +46,7 @@ class SeedOptions:
     pauses: bool = True
     cuts: bool = False  # links between pairs, one way or both, heard or silent
     down_max: int = 1  # nodes out at the same time
+    flap_every_ms: int = 0  # links that break and come back at once, at any time; 0: none
     lose_to: int = 0  # nodes are lost for good, one by one, until so many are left; 0: none
     grow: bool = False
     fault_every_ms: int = 1500
@@ -81,6 +82,7 @@ def swarm(seed: int, **fixed: Any) -> SeedOptions:
         crashes=rng.below(4) > 0,
         pauses=rng.below(4) > 0,
         cuts=rng.below(4) > 0,
+        flap_every_ms=(0, 30, 500)[rng.below(3)],
         lose_to=3 if rng.below(5) == 0 else 0,
         grow=rng.below(3) == 0,
         fault_every_ms=(200, 700, 1500)[rng.below(3)],
@@ -144,6 +146,7 @@ class SeedRun:
         self.kernel.watch.append(self.checks)
         self.history = History()
         self.rng = self.kernel.streams.stream("faults")
+        self.flaps = self.kernel.streams.stream("flaps")
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
         self.hosts: list[SimHost] = []
         self.kills = self.pauses = self.cuts = 0
@@ -187,6 +190,7 @@ class SeedRun:
             host.tick()
         self._faults_end_ns = kernel.now_ns + options.seconds * NS_PER_S
         self._plan_fault()
+        self._flap()
         if options.grow:
             kernel.after(self.rng.below(options.seconds * NS_PER_S), self._grow)
         kernel.run_until(self._faults_end_ns)
@@ -281,12 +285,24 @@ class SeedRun:
             kernel.cut(*pair, one_way=direction < 2, heard=heard)
         length_ns = rng.below(self.options.cut_ms * NS_PER_MS)
         if self.options.crashes and rng.below(3) == 0:
-            near = kernel.nodes[others[0] if rng.below(2) else node]
+            near = kernel.nodes[rng.below(len(kernel.nodes))]
             kernel.after(rng.below(length_ns + 1), self._blink, near)
         kernel.after(length_ns, self._mend)
 
+    def _flap(self) -> None:
+        """A link breaks and is there again: what was on its way is lost. No fault of the budget."""
+        kernel, mean_ns = self.kernel, self.options.flap_every_ms * NS_PER_MS
+        if not mean_ns or kernel.now_ns >= self._faults_end_ns:
+            return
+        first = self.flaps.below(len(kernel.nodes))
+        second = (first + 1 + self.flaps.below(len(kernel.nodes) - 1)) % len(kernel.nodes)
+        if kernel.reachable(first, second):
+            kernel.disconnect(first, second)
+            kernel.after(NS_PER_MS, kernel.connect, first, second)
+        kernel.after(1 + self.flaps.exponential(mean_ns), self._flap)
+
     def _blink(self, node: KernelNode) -> None:
-        if node.alive and not node.paused and self.cut:
+        if node.alive and not node.paused and self.cut and node not in self.lost:
             self.kills += 1
             node.kill()
             self.kernel.after(self.rng.below(200 * NS_PER_MS), self._restart, node)

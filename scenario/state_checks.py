@@ -28,6 +28,7 @@ class StateChecks:
         self._committed: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
         self._epochs: dict[tuple[int, int, int], int] = {}
         self._catalogs: dict[int, tuple[int, int]] = {}
+        self._places: dict[tuple[int, int, int, int], int] = {}  # where an operation took effect
         # By region and epoch of its owner, the last record that it committed: (seq, record epoch).
         self._last: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
 
@@ -53,6 +54,9 @@ class StateChecks:
         known = line.setdefault(record.seq, entry)
         if known != entry:
             self.fail("I8", f"{key} seq {record.seq}: {known} was committed, now {entry}")
+        place = self._places.setdefault((*key, record.client, record.number), record.seq)
+        if place != record.seq:
+            self.fail("I2", f"{record} took effect before, as seq {place}")
         self._last.setdefault(key, {})[copy.epoch] = (record.seq, record.epoch)
         holders = {self.kernel.nodes[peer] for peer in copy.required} | {node}
         row = node.core.catalog.row(copy.volume, copy.region)

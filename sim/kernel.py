@@ -197,7 +197,7 @@ class Kernel:
 
     def connect(self, first: int, second: int) -> None:
         """A new session of the link of this pair, if both are up and not cut off."""
-        if not self._reachable(first, second):
+        if not self.reachable(first, second):
             return
         session = self.sessions.get((first, second), 0) + 1
         self.sessions[first, second] = self.sessions[second, first] = session
@@ -229,7 +229,8 @@ class Kernel:
         self.disconnect(first, second)
         self.after(NS_PER_MS, self.connect, first, second)
 
-    def _reachable(self, first: int, second: int) -> bool:
+    def reachable(self, first: int, second: int) -> bool:
+        """Whether a link between the two can stand."""
         return (
             self.endpoints[first].alive
             and self.endpoints[second].alive

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from base.errors import NoQuorum, Overloaded, RequestTimeout, Stopping, StorageError
+from base.errors import NoQuorum, Overloaded, RequestTimeout, StorageError
 from base.units import NS_PER_S
 from host.export import HostRequest, RequestKind
 from host.router import RETRY_NS, Piece, Router, merge_runs, pack_runs
@@ -326,13 +326,21 @@ def test_a_flush_without_any_node_fails() -> None:
     assert isinstance(world.answers[0][0], Overloaded)
 
 
+def test_a_write_that_was_never_sent_fails_definitely_when_the_router_is_closed() -> None:
+    world = World()
+    world.ways.owners[0] = NOBODY
+    world.write()
+    world.router.close()
+    assert world.errors == ["Stopping"]
+
+
 def test_a_router_that_is_closed_fails_what_is_left_and_what_comes() -> None:
     world = World()
     world.write()
     world.submit(RequestKind.FLUSH, 0, 0)
     world.router.close()
     world.write()
-    assert [type(error) for error, _ in world.answers] == [Stopping] * 3
+    assert world.errors == ["RequestTimeout", "Stopping", "Stopping"]
 
 
 def test_runs_of_equal_status_are_merged_over_pieces() -> None:
