@@ -27,6 +27,10 @@ class Supervisor:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def names(self) -> list[str]:
+        """What runs now, oldest first."""
+        return [task.get_name() for task in self._tasks.values()]
+
     def start(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run `coro` as a task of this supervisor."""
         if self._closed:

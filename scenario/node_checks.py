@@ -1,0 +1,266 @@
+"""plan: rules that are checked on whole nodes, at the moment they matter.
+
+The checks listen at the seams between the parts of a node (core, store, journal, I/O path) and keep
+a record of their own of what every node has journalled, which outlives the nodes' lives. What they
+know is compared with what each node acts on, and with what it finds again after a crash.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from base.units import NS_PER_S
+from node.daemon import Node
+from node.journal import Journal
+from node.region_copy import RegionCopy
+from node.roles import COPY, NONE, OWNER
+from scenario.state_checks import Violated
+from sim.cluster import SimCluster, SimNode
+from sim.device import CrashKind
+from transport.operation import READ, SYNC, Record
+
+Key = tuple[int, int]
+
+
+class Kept:
+    """What the journal of one node holds of one region: all up to `base`, and `held` by seq."""
+
+    __slots__ = ("base", "held")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        # By seq: (epoch, lsn, the journal of the life that wrote it; None: synced since).
+        self.held: dict[int, tuple[int, int, Journal | None]] = {}
+
+    def holds(self, seq: int, epoch: int) -> bool:
+        """Whether the record of that name is there."""
+        return seq <= self.base or (seq in self.held and self.held[seq][0] == epoch)
+
+    def is_synced(self, seq: int) -> bool:
+        """Whether it survives a power cut."""
+        if seq <= self.base:
+            return True
+        _, lsn, journal = self.held[seq]
+        return journal is None or journal.synced_lsn >= lsn
+
+
+class NodeChecks:
+    """I5 to I9 and I12, and I9 again over crashes."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.cluster: SimCluster
+        self.violation: Violated | None = None
+        self.served_reads = self.commits = self.restored = 0
+        self._kept: dict[int, dict[Key, Kept]] = {}
+        self._crashed: dict[int, CrashKind] = {}
+        self._restored: dict[int, dict[Key, None]] = {}
+        self._names: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._committed: dict[Key, dict[int, tuple[int, int, int]]] = {}
+        self._epochs: dict[tuple[int, int, int], int] = {}
+        self._catalogs: dict[int, tuple[int, int]] = {}
+        # By region and epoch of its owner, the last record that it committed: (seq, record epoch).
+        self._last: dict[Key, dict[int, tuple[int, int]]] = {}
+
+    def fail(self, rule: str, text: str) -> None:
+        """Stop the run. Code under test may swallow the exception; the run looks at the field."""
+        at_s = self.cluster.loop.now_ns / NS_PER_S
+        violated = Violated(f"{rule} at {at_s:.6f} s of seed {self.seed}: {text}")
+        if self.violation is None:
+            self.violation = violated
+        self.cluster.loop.stop()
+        raise violated
+
+    def crashed(self, node: SimNode, kind: CrashKind) -> None:
+        """The node was killed just now."""
+        self._crashed[node.number] = kind
+        if kind is CrashKind.KILL:
+            return
+        # Of what was not synced anything may be left, so nothing is promised.
+        for kept in self._kept.get(node.number, {}).values():
+            for seq in [seq for seq in kept.held if not kept.is_synced(seq)]:
+                del kept.held[seq]
+
+    # ------------------------------------------------------------------ listening
+
+    def listen(self, sim: SimNode) -> None:
+        """Hang on a life that was wired just now."""
+        node = sim.node
+        assert node is not None
+        number = sim.number
+        kept = self._kept.setdefault(number, {})
+        self._restored[number] = {}
+        self._listen_to_journal(number, node, kept)
+        store, core, io = node.store, node.core, node.io
+        apply, restore, recovered = store.apply, core.restore_copy, core.store_recovered
+        answer, topology = io._answer, node.control.on_topology
+
+        def applied(record: Record) -> None:
+            self._applied(sim, node, record)
+            apply(record)
+
+        def restored(volume: int, region: int, **state: Any) -> RegionCopy:
+            copy = restore(volume, region, **state)
+            self._check_restored(sim, copy)
+            return copy
+
+        def store_recovered(now_ns: int) -> None:
+            for key in [key for key in kept if key not in self._restored[number]]:
+                del kept[key]
+            recovered(now_ns)
+
+        def answered(token: Any, error: Any, data: Any) -> None:
+            record = token.record
+            if error is None and record.kind == READ:
+                self._served(sim, node, record)
+            answer(token, error, data)
+
+        def topology_changed() -> None:
+            self._configured(sim, node)
+            topology()
+
+        store.apply = applied  # type: ignore[method-assign]
+        core.restore_copy = restored  # type: ignore[method-assign]
+        core.store_recovered = store_recovered  # type: ignore[method-assign]
+        io._answer = answered  # type: ignore[method-assign]
+        node.control.on_topology = topology_changed
+
+    def _listen_to_journal(self, number: int, node: Node, kept: dict[Key, Kept]) -> None:
+        store, journal = node.store, node.journal
+        append, truncate, begin, drop, journalled = (
+            store.append, store.truncate, store.begin_transfer, store.drop_region,
+            journal.on_journalled,
+        )  # fmt: skip
+        lsns: dict[tuple[int, int, int, int], int] = {}
+
+        def appended(record: Record, header: bytes, token: object) -> int:
+            lsn = append(record, header, token)
+            name = (record.volume, record.region, record.epoch, record.seq)
+            lsns[name] = lsn
+            operation = (record.client, record.number)
+            known = self._names.setdefault(name, operation)
+            if known != operation:
+                self.fail("I7", f"{name} is {known} and, on n{number}, {operation}")
+            return lsn
+
+        def truncated(key: Key, from_seq: int) -> None:
+            if key in kept:
+                for seq in [seq for seq in kept[key].held if seq >= from_seq]:
+                    del kept[key].held[seq]
+            truncate(key, from_seq)
+
+        def transfer_begun(note: Any) -> None:
+            kept[note.volume, note.region] = Kept(note.base_seq)
+            begin(note)
+
+        def dropped(key: Key) -> None:
+            kept.pop(key, None)
+            drop(key)
+
+        def on_journalled(tokens: list[Any]) -> None:
+            for _, record in tokens:
+                name = (record.volume, record.region, record.epoch, record.seq)
+                lsn = lsns.pop(name)
+                if not record.dead:
+                    held = kept.setdefault((record.volume, record.region), Kept(0)).held
+                    held[record.seq] = (record.epoch, lsn, journal)
+            journalled(tokens)
+
+        store.append = appended  # type: ignore[method-assign]
+        store.truncate = truncated  # type: ignore[method-assign]
+        store.begin_transfer = transfer_begun  # type: ignore[method-assign]
+        store.drop_region = dropped  # type: ignore[method-assign]
+        journal.on_journalled = on_journalled
+
+    # ------------------------------------------------------------------ rules
+
+    def _check_restored(self, sim: SimNode, copy: RegionCopy) -> None:
+        """I9: after a crash a node finds again what it had acknowledged."""
+        key = (copy.volume, copy.region)
+        self.restored += 1
+        self._restored[sim.number][key] = None
+        made = Kept(copy.committed)
+        made.held = {record.seq: (record.epoch, -1, None) for record in copy.tail()}
+        known = self._kept[sim.number].get(key)
+        if known is not None:
+            if known.base > made.base:
+                self.fail("I9", f"{copy} was restored behind its base {known.base}")
+            for seq, (epoch, _, _) in known.held.items():
+                if not made.holds(seq, epoch):
+                    kind = self._crashed.get(sim.number)
+                    self.fail("I9", f"{copy} lost record {(epoch, seq)} over a crash: {kind}")
+        self._kept[sim.number][key] = made
+
+    def _applied(self, sim: SimNode, node: Node, record: Record) -> None:
+        """I8, I9: what is about to be answered is journalled by every member and by a joiner whose
+        admission may be on its way; and one place in the sequence is committed once."""
+        key = (record.volume, record.region)
+        copy = node.core.copies[record.volume][record.region]
+        self.cluster.loop.trace("apply", (sim.number, *key, record.epoch, record.seq))
+        line = self._committed.setdefault(key, {})
+        entry = (record.epoch, record.client, record.number)
+        known = line.setdefault(record.seq, entry)
+        if known != entry:
+            self.fail("I8", f"{key} seq {record.seq}: {known} was committed, now {entry}")
+        if copy.role != OWNER:
+            return
+        self.commits += 1
+        self._last.setdefault(key, {})[copy.epoch] = (record.seq, record.epoch)
+        holders = dict.fromkeys((*copy.required, sim.number))
+        row = node.core.catalog.row(copy.volume, copy.region)
+        for member in range(self.cluster.config.nodes):
+            if row.is_member(member) and row.epoch == copy.epoch:
+                holders[member] = None
+        for holder in sorted(holders):
+            kept = self._kept.get(holder, {}).get(key)
+            if kept is None or not kept.holds(record.seq, record.epoch):
+                self.fail("I9", f"{record} is committed by {sim}, not journalled on n{holder}")
+            assert kept is not None
+            if record.flags & SYNC and not kept.is_synced(record.seq):
+                self.fail("I9", f"{record} is committed by {sim} and not synced on n{holder}")
+
+    def _served(self, sim: SimNode, node: Node, record: Record) -> None:
+        """I5: this node may answer at this moment, and nobody else."""
+        self.served_reads += 1
+        self.cluster.loop.trace("read", (sim.number, record.volume, record.region))
+        copy = node.core.copies.get(record.volume, {}).get(record.region)
+        if copy is None or not node.core.may_read(copy, sim.clock.now_ns()):
+            self.fail("I5", f"{sim} answers a read and may not: {copy}")
+        for other in self.cluster.nodes:
+            if other is sim or not other.runs:
+                continue
+            assert other.node is not None
+            core = other.node.core
+            theirs = core.copies.get(record.volume, {}).get(record.region)
+            if theirs is not None and core.may_read(theirs, other.clock.now_ns()):
+                self.fail("I5", f"{sim} and {other} both serve {copy} / {theirs}")
+
+    def _configured(self, sim: SimNode, node: Node) -> None:
+        """I6, I8, I12: epochs never fall, members hold what was committed, one version of the
+        catalog has one content."""
+        catalog = node.core.catalog
+        digest = zlib.crc32(catalog.to_bytes())
+        known = self._catalogs.setdefault(catalog.version, (digest, sim.number))
+        if known[0] != digest:
+            self.fail("I12", f"catalog {catalog.version} differs between n{known[1]} and {sim}")
+        self.cluster.loop.trace("catalog", (sim.number, catalog.version, digest))
+        for by_region in node.core.copies.values():
+            for copy in by_region.values():
+                place = (sim.number, copy.volume, copy.region)
+                if copy.epoch < self._epochs.get(place, 0) and copy.role != NONE:
+                    self.fail("I6", f"{copy}: epoch {self._epochs[place]} was seen before")
+                self._epochs[place] = max(copy.epoch, self._epochs.get(place, 0))
+                if copy.role in (OWNER, COPY):
+                    self._holds_all(sim, copy)
+
+    def _holds_all(self, sim: SimNode, copy: RegionCopy) -> None:
+        """I8: a member holds what was committed in its epoch and before, whoever committed it."""
+        key = (copy.volume, copy.region)
+        last = max(
+            (last for epoch, last in self._last.get(key, {}).items() if epoch <= copy.epoch),
+            default=None,
+        )
+        kept = self._kept[sim.number].get(key)
+        if last is not None and (kept is None or not copy.complete or not kept.holds(*last)):
+            self.fail("I8", f"{copy} is a member on {sim} without committed record {last}")
