@@ -207,7 +207,7 @@ class Cache:
                 continue
             if page.sealed.newest > noted or page.region.is_busy(page.index):
                 break
-            sealed.popleft()
+            # It stays in the queue until `finish`: on its way, it still holds the trim point back.
             return [page]
         queue = self._queue
         for _ in range(len(queue)):
@@ -297,7 +297,8 @@ class Cache:
         """Its destage failed: it stays dirty and is tried again after all the others."""
         if page.live:
             if page.sealed is not None:
-                self._sealed.append(page)
+                if self._sealed and self._sealed[0] is page:
+                    self._sealed.rotate(-1)
             else:
                 self._enqueue(page)
 

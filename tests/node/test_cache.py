@@ -169,6 +169,29 @@ def test_a_sealed_page_holds_its_oldest_record_back() -> None:
     assert [page.sealed and page.sealed.oldest for page in held.live_pages()] == [1]
 
 
+def test_a_page_on_its_way_to_disk_still_holds_its_oldest_record_back() -> None:
+    held = cache()
+    pages = region(held)
+    apply(pages, WRITE, 0, 512, 1)
+    held.seal(pages.dirty[0])
+    note_all(held)
+    assert held.next_group() == [pages.dirty[0]]
+    assert list(held.live_pages()) == [pages.dirty[0]]
+    held.finish(pages.dirty[0])
+    assert list(held.live_pages()) == []
+
+
+def test_a_sealed_page_whose_destage_failed_lets_the_others_go_first() -> None:
+    held = cache()
+    one, two = region(held, 1), region(held, 2)
+    for pages in (one, two):
+        apply(pages, WRITE, 0, 512, 1)
+        held.seal(pages.dirty[0])
+    note_all(held)
+    held.put_back(one.dirty[0])
+    assert held.next_group() == [two.dirty[0]]
+
+
 def test_a_page_trimmed_on_its_way_stays_trimmed() -> None:
     held = cache()
     pages = region(held)
