@@ -26,12 +26,13 @@ from base.errors import (
     from_code,
 )
 from base.ids import NOBODY
-from base.units import NS_PER_MS
+from base.units import NS_PER_MS, MiB
 from host.export import HOLE, HostRequest, RequestKind
 from host.export import ZERO as READS_ZERO
 from transport import operation as op
 from transport.messages import HostBatch, HostReplies, SyncReply, SyncRequest
 from transport.operation import Record
+from transport.permits import Permits
 
 RETRY_NS: Final = 20 * NS_PER_MS
 BATCH_BYTES_MAX: Final = 4 << 20
@@ -67,7 +68,17 @@ class Ways(Protocol):
 class Piece:
     """One operation on its way. `record.data` is kept until it is over."""
 
-    __slots__ = ("at", "deadline_ns", "owner", "parent", "record", "retry_ns", "sent")
+    __slots__ = (
+        "at",
+        "claimed",
+        "deadline_ns",
+        "owner",
+        "parent",
+        "record",
+        "retry_ns",
+        "sent",
+        "ticket",
+    )
 
     def __init__(self, record: Record, parent: Any, at: int, deadline_ns: int) -> None:
         self.record = record
@@ -77,6 +88,8 @@ class Piece:
         self.owner = int(NOBODY)
         self.retry_ns = 0
         self.sent = False  # it may have happened
+        self.claimed = int(NOBODY)  # the node of whose permits it holds one
+        self.ticket = 0  # its place in the queue for a permit of `owner`
 
 
 class Whole:
@@ -114,8 +127,11 @@ class Router:
         ways: Ways,
         timeout_ns: int,
         local_sync: Callable[[Callable[[], None]], None] | None,
+        requests_max: int = 1024,
+        bytes_max: int = 64 * MiB,
     ) -> None:
-        """local_sync(done): sync the journal of this node, then call done (None: no journal)."""
+        """local_sync(done): sync the journal of this node, then call done (None: no journal).
+        requests_max, bytes_max: on their way to one owner; what comes beyond waits here."""
         self.client = client
         self._self_id = self_id
         self._ways = ways
@@ -126,6 +142,9 @@ class Router:
         self._order: deque[int] = deque()
         self._retry: dict[int, Piece] = {}
         self._out: dict[int, list[Piece]] = {}
+        self._requests_max = requests_max
+        self._bytes_max = bytes_max
+        self._permits: dict[int, Permits] = {}
         self._flushes: dict[int, Flush] = {}
         self.stopping = False
         self.retries = 0
@@ -199,6 +218,8 @@ class Router:
     def _dispatch(self, piece: Piece, now_ns: int) -> None:
         record = piece.record
         owner = self._ways.owner_of(record.volume, record.region)
+        if owner != piece.owner:
+            self._release(piece)
         piece.owner = owner
         if owner == self._self_id:
             piece.sent = True
@@ -206,9 +227,42 @@ class Router:
         elif owner == NOBODY:
             self._later(piece, now_ns)
         else:
+            self._claim(piece, owner)
+
+    def _claim(self, piece: Piece, owner: int) -> None:
+        """Send it with this turn if the owner's permits allow it, else when one comes free."""
+        if piece.claimed == owner:
+            self._out.setdefault(owner, []).append(piece)
+            return
+        self._release(piece)
+        permits = self._permits.get(owner)
+        if permits is None:
+            permits = self._permits[owner] = Permits(self._requests_max, self._bytes_max)
+        if permits.try_claim(piece.record.length):
+            piece.claimed = owner
+            self._out.setdefault(owner, []).append(piece)
+            return
+
+        def granted() -> None:
+            piece.ticket = 0
+            piece.claimed = owner
             self._out.setdefault(owner, []).append(piece)
 
+        piece.ticket = permits.wait(piece.record.length, granted)
+        if not piece.ticket:
+            self.finished(piece, Overloaded(f"too many requests wait for n{owner}"), None)
+
+    def _release(self, piece: Piece) -> None:
+        """Give back its permit, or its place in the queue for one."""
+        if piece.ticket:
+            ticket, piece.ticket = piece.ticket, 0
+            self._permits[piece.owner].forget(ticket)
+        elif piece.claimed != NOBODY:
+            node, piece.claimed = piece.claimed, int(NOBODY)
+            self._permits[node].release(piece.record.length)
+
     def _later(self, piece: Piece, now_ns: int) -> None:
+        self._release(piece)
         piece.retry_ns = now_ns + RETRY_NS
         self._retry[piece.record.number] = piece
         self.retries += 1
@@ -295,6 +349,7 @@ class Router:
         record = piece.record
         if self._pieces.pop(record.number, None) is None:
             return
+        self._release(piece)
         if error is not None:
             self.errors += 1
         if error is None and record.kind >= op.READ:

@@ -15,7 +15,6 @@ from base.errors import (
     NotConnected,
     NotFound,
     RequestTimeout,
-    Stopping,
 )
 from host import nbd_wire as nbd
 from host.attach import AttachedVolume, OneExport, attach
@@ -188,7 +187,7 @@ def test_closing_fails_what_is_left(make: Callable[..., World]) -> None:
     write = world.write(0, b"a" * 512)
     world.run_ms(5)
     world.loop.run_until_complete(world.view.close())
-    assert isinstance(world.outcome(write), Stopping)
+    assert not world.outcome(write).definite  # it was sent: it may have happened
 
 
 # --- hostile nodes and vanishing hosts -------------------------------------------------------
