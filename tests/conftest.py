@@ -45,6 +45,8 @@ def not_installed() -> Callable[[str], NoReturn]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # xdist hands its workers the width of a terminal; what is printed may not depend on it.
+    os.environ.pop("COLUMNS", None)
     config.addinivalue_line("markers", "needs_tool(*names): runs other people's programs")
 
 
