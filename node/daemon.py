@@ -203,6 +203,8 @@ class Node:
             supervisor=self.supervisor,
             timeout_ns=config.host.request_timeout_ms * NS_PER_MS,
             on_control=self.control.perform,
+            requests_max=config.mesh.requests_in_flight_max,
+            bytes_max=config.mesh.bytes_in_flight_max,
         )
         self.control.io = self.io
         self._make_store()

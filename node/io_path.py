@@ -73,6 +73,8 @@ class IoPath:
         supervisor: Supervisor,
         timeout_ns: int,
         on_control: Callable[[Any], None],
+        requests_max: int = 1024,
+        bytes_max: int = 64 << 20,
     ) -> None:
         """on_control(effect): everything that is not about host data: consensus, lives, notes."""
         self.core = core
@@ -89,6 +91,8 @@ class IoPath:
             ways=self,
             timeout_ns=timeout_ns,
             local_sync=self._local_sync,
+            requests_max=requests_max,
+            bytes_max=bytes_max,
         )
         self._loop = asyncio.get_running_loop()
         self._at = 0
