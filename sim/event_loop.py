@@ -247,9 +247,9 @@ class SimEventLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         """At the present time, after everything that is already scheduled for it."""
-        handle = SimHandle(
-            self, self._now_ns, callback, args, context or contextvars.copy_context()
-        )
+        # `outside` is empty, and an empty context is false.
+        own = contextvars.copy_context() if context is None else context
+        handle = SimHandle(self, self._now_ns, callback, args, own)
         if not self._burying:
             self._soon.append(handle)
         return handle
@@ -294,7 +294,8 @@ class SimEventLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         """At an integer time; at once when it has passed."""
-        handle = SimHandle(self, when_ns, callback, args, context or contextvars.copy_context())
+        own = contextvars.copy_context() if context is None else context
+        handle = SimHandle(self, when_ns, callback, args, own)
         if self._burying:
             return handle
         if when_ns <= self._now_ns:

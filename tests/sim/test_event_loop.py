@@ -386,3 +386,22 @@ def test_a_seed_gives_one_trace_whatever_the_hash_seed_of_the_process() -> None:
     assert len(first.split()[0]) == 32
     assert run(1, "4242") == first
     assert run(2, "0").split()[0] != first.split()[0]
+
+
+def test_what_a_group_schedules_outside_goes_on_when_the_group_is_paused_or_dropped(
+    loop: SimEventLoop,
+) -> None:
+    group = loop.group("n0")
+    seen: list[str] = []
+
+    def schedule() -> None:
+        loop.call_soon(seen.append, "soon", context=loop.outside)
+        loop.call_at_ns(loop.now_ns + 10, seen.append, "later", context=loop.outside)
+        loop.call_soon(seen.append, "mine")
+
+    group.call_at_ns(loop.now_ns, schedule)
+    group.call_at_ns(loop.now_ns, lambda: loop.call_soon(group.pause, context=loop.outside))
+    loop.run_until_ns(loop.now_ns + 1)
+    group.drop()
+    loop.run_until_ns(loop.now_ns + 20)
+    assert "later" in seen
