@@ -205,6 +205,14 @@ def summarise(runs: Sequence[Run]) -> list[Result]:
     return results
 
 
+def noise(runs: Sequence[Run]) -> str:
+    """What the rest of the machine used meanwhile, in cores: how far the figures can be trusted."""
+    used = [run.other_cores for run in runs]
+    if not used:
+        return "unknown"
+    return f"{number(statistics.median(used))} (at most {number(max(used))})"
+
+
 def table_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """figure, set-up, measure, value, least to most, samples, must, goal, verdict."""
     rows: list[tuple[str, ...]] = []

@@ -41,6 +41,7 @@ from scenario.bench_figures import (
     Run,
     as_json,
     markdown,
+    noise,
     order,
     put_between,
     result,
@@ -346,6 +347,7 @@ def report(bench: Bench, facts: dict[str, Any]) -> None:
     if bench.asked.json:
         output.emit(document)
     else:
+        output.say(f"others used, in cores, median: {facts['cores used by others']}")
         output.table("", COLUMNS, table_rows(bench.results))
         for text in bench.missing:
             output.say(f"not measured: {text}")
@@ -373,7 +375,7 @@ def main(given: list[str] | None = None) -> int:
             output.warn(f"directory kept: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
-    report(bench, about(asked))
+    report(bench, {**about(asked), "cores used by others": noise(bench.runs)})
     return 1 if bench.missing else 0
 
 

@@ -1,6 +1,7 @@
 """The arithmetic of the benchmark, without running anything."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from scenario.bench_figures import (
     as_json,
     cpu_per_io_us,
     markdown,
+    noise,
     number,
     order,
     paired_ratios,
@@ -146,6 +148,12 @@ def test_report_goes_between_the_marks_and_replaces_the_last_one() -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter"
     again = put_between(put_between(page, "new"), "newer")
     assert again == f"before\n{BEGIN}\n\nnewer\n{END}\nafter"
+
+
+def test_noise_of_the_machine_is_told() -> None:
+    quiet, loud = run("owner", 0, 30), replace(run("owner", 1, 30), other_cores=1.5)
+    assert noise([quiet, loud, quiet]) == "0.1 (at most 1.5)"
+    assert noise([]) == "unknown"
 
 
 def test_document_without_marks_is_refused() -> None:
