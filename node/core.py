@@ -89,6 +89,7 @@ class CoreSettings:
     snapshot_entries: int = 512  # applied entries between two snapshots of the catalog
     form_entry: bytes = b""  # what a leader of an unformed cluster proposes
     recruit_after_ns: int = 200 * NS_PER_MS
+    voters_max: int = 8  # nodes beyond so many listen and do not vote
 
 
 class NodeCore:

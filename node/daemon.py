@@ -27,7 +27,7 @@ from base.ids import NodeId
 from base.log import configure
 from base.place import local_socket
 from base.tasks import Supervisor
-from base.units import NS_PER_MS, MiB
+from base.units import NODES_MAX, NS_PER_MS, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog
 from cluster.consensus import Raft
@@ -62,6 +62,7 @@ log = structlog.get_logger()
 
 CONSENSUS_BYTES: Final = 256 * MiB  # sparse: two halves, each with room for the largest catalog
 CHECKPOINT_BYTES: Final = 128 * MiB  # sparse: two slots
+VOTERS_FIVE: Final = 5
 FORMED_MARK: Final = "formed"  # in the cluster directory: there is a cluster to come back to
 
 
@@ -70,7 +71,7 @@ class NodePorts:
     """The world of one node.
 
     boot_id: another one than in the last life means that memory was lost with the power. formed:
-    the cluster exists, so a store that holds nothing has lost something.
+    the cluster exists, so a store that holds nothing has lost something; mark_formed notes it.
     """
 
     bus: MessageBus | None
@@ -82,6 +83,7 @@ class NodePorts:
     consensus: BlockDevice
     boot_id: str
     formed: bool
+    mark_formed: Callable[[], None] = lambda: None
 
 
 class Node:
@@ -122,8 +124,7 @@ class Node:
         known = await self.consensus.load()
         self._blank = not known and ports.formed
         if not known:
-            voters = tuple(NodeId(node.id) for node in sorted(self.config.nodes, key=_by_id))
-            await self.consensus.format(rt.Snapshot(0, 0, rt.Members(voters)))
+            await self.consensus.format(rt.Snapshot(0, 0, first_members(self.config)))
         last = self.consensus.state.life
         self._intact = known and (last.clean or last.boot_id == ports.boot_id)
         if not known:
@@ -184,6 +185,7 @@ class Node:
                 joins_max=config.rebuild.joins_in_flight_max,
                 snapshot_entries=raft_options.snapshot_entries,
                 form_entry=_form_entry(config),
+                voters_max=VOTERS_FIVE if raft_options.voters == "five" else NODES_MAX,
             ),
             effects=effects,
             now_ns=now_ns,
@@ -326,6 +328,7 @@ class Node:
             self._restore(key, recovered[key])
         self.io.store = self.store
         self.store.start()
+        self.ports.mark_formed()
         self.core.store_recovered(self.ports.clock.now_ns())
         self.io.turn_soon()
 
@@ -358,6 +361,23 @@ class Node:
             complete=True,
         )
         copy.place = place
+
+
+def first_members(config: ClusterConfig) -> rt.Members:
+    """Who votes in a new cluster: all nodes, or five of as many failure domains as there are."""
+    nodes = sorted(config.nodes, key=_by_id)
+    if config.consensus.voters == "five":
+        seen: list[int] = []
+        rank = {}
+        for node in nodes:
+            rank[node.id] = (seen.count(node.failure_domain), node.id)
+            seen.append(node.failure_domain)
+        chosen = sorted(nodes, key=lambda node: rank[node.id])[:VOTERS_FIVE]
+    else:
+        chosen = nodes
+    voters = tuple(sorted(NodeId(node.id) for node in chosen))
+    learners = tuple(NodeId(node.id) for node in nodes if node.id not in voters)
+    return rt.Members(voters, learners)
 
 
 def _by_id(node: Any) -> int:
@@ -412,6 +432,7 @@ def _open_ports(config: NodeConfig, threads: SyncThreads) -> NodePorts:
         consensus=consensus,
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         formed=(config.cluster_directory / FORMED_MARK).exists(),
+        mark_formed=(config.cluster_directory / FORMED_MARK).touch,
     )
 
 

@@ -136,10 +136,7 @@ class Leader:
                 change = rt.RemoveVoter(node)
                 break
         else:
-            for node in members.learners:
-                if node in up:
-                    change = rt.PromoteLearner(node)
-                    break
+            change = self._promotion(members, up)
             for other in core.catalog.nodes:
                 known = other in members.voters + members.learners
                 if change is None and not known and core.has_link(other):
@@ -147,6 +144,18 @@ class Leader:
         if change is not None:
             self._member_token += 1
             core.change_members(-self._member_token, change, now_ns)
+
+    def _promotion(self, members: rt.Members, up: tuple[int, ...]) -> rt.MemberChange | None:
+        """A learner that may vote, one of a failure domain that no voter is in before others."""
+        core = self._core
+        if len(members.voters) >= core.settings.voters_max:
+            return None
+        domains = core.catalog.domains
+        taken = [domains[voter] for voter in members.voters]
+        ready = [node for node in members.learners if node in up]
+        for node in sorted(ready, key=lambda each: (domains[each] in taken, each)):
+            return rt.PromoteLearner(node)
+        return None
 
     def _recruit(self, now_ns: int) -> None:
         """New copies for regions that have too few, a little after it is clear that they do."""

@@ -310,6 +310,10 @@ class MembershipOptions(Options):
 class ConsensusOptions(Options):
     """Raft, for the catalog only."""
 
+    voters: Literal["all", "five"] = Field(
+        default="all",
+        description="five: a majority is smaller; the other nodes listen and stand in for a loss.",
+    )
     election_ms_min: int = Field(
         default=1000, ge=50, le=60_000, description="A follower waits at least so long."
     )
