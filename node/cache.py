@@ -200,13 +200,16 @@ class Cache:
         """
         noted = self.noted
         sealed = self._sealed
-        while sealed:
+        for _ in range(len(sealed)):
             page = sealed[0]
             if not page.live or page.sealed is None:
                 sealed.popleft()
                 continue
-            if page.sealed.newest > noted or page.region.is_busy(page.index):
+            if page.sealed.newest > noted:
                 break
+            if page.region.is_busy(page.index):
+                sealed.rotate(-1)
+                continue
             # It stays in the queue until `finish`: on its way, it still holds the trim point back.
             return [page]
         queue = self._queue

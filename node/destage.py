@@ -18,6 +18,7 @@ from node.cache import Cache, Page, contents, mask_runs
 from node.disk_shelf import DiskShelf
 from node.journal import Journal
 from node.journal_format import CommitNote
+from node.region_pages import RegionPages
 
 log = structlog.get_logger()
 
@@ -40,8 +41,9 @@ class DestagePace:
 
 class Destager:
     """Keeps the cache below its marks. `take_points`: commit points that changed since the last
-    call, for a note in the journal. `on_region_error(key, error)`: dirty pages of the region
-    cannot be written to any member of its disks; they stay dirty and are tried again."""
+    call, for a note in the journal; `has_points`: there are some. `on_region_error(key, error)`:
+    dirty pages of the region cannot be written to any member of its disks; they stay dirty and are
+    tried again."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Destager:
         pace: DestagePace,
         *,
         take_points: Callable[[], tuple[tuple[int, int, int, int, int], ...]],
+        has_points: Callable[[], bool],
         on_region_error: Callable[[tuple[int, int], StorageError], None] | None,
         on_room: Callable[[], None] | None,
     ) -> None:
@@ -61,6 +64,7 @@ class Destager:
         self._clock = clock
         self._pace = pace
         self._take_points = take_points
+        self._has_points = has_points
         self.on_region_error = on_region_error
         self.on_room = on_room
         self._nap: asyncio.Future[None] | None = None
@@ -85,11 +89,8 @@ class Destager:
             if not self._has_work():
                 await self._sleep(pace.idle_ms)
                 continue
-            errors = self.errors
             more = await self.turn()
-            if self.errors != errors:
-                await self._clock.sleep(pace.retry_ms / 1000)
-            elif more:
+            if more:
                 await self._clock.sleep(0 if self._full_speed else pace.pause_ms / 1000)
             else:
                 if self._cache.pages:
@@ -124,6 +125,8 @@ class Destager:
             return
         if self._journal.is_full:
             return  # a note would wait for room that only a checkpoint can make; it notes as well
+        if not self._has_points():
+            return  # all that was applied is noted already
         self._sync_asked = True
         self._last_sync_ns = now
         self.syncs += 1
@@ -171,14 +174,12 @@ class Destager:
                 break
             pages += len(group)
             size += len(group) * group[0].region.page_bytes
-            if not await self._destage(group):
-                more = False
-                break
+            await self._destage(group)
         if not had_room and cache.dirty_bytes < cache.max_bytes and self.on_room is not None:
             self.on_room()
         return more
 
-    async def _destage(self, group: list[Page]) -> bool:
+    async def _destage(self, group: list[Page]) -> None:
         try:
             if not self._write_now(group):
                 await self._write(group)
@@ -186,15 +187,22 @@ class Destager:
             self.errors += 1
             for page in group:
                 self._cache.put_back(page)
-            key = group[0].region.key
+            region = group[0].region
+            key = region.key
+            # The other regions go on: one dead disk must not fill the cache of the whole node.
+            region.paused = True
+            self._clock.call_later(self._pace.retry_ms / 1000, self._go_on, region)
             log.warning("region.destage_failed", volume=key[0], region=key[1], error=str(error))
             if self.on_region_error is not None:
                 self.on_region_error(key, error)
-            return False
+            return
         finish = self._cache.finish
         for page in group:
             finish(page)
-        return True
+
+    def _go_on(self, region: RegionPages) -> None:
+        region.paused = False
+        self.kick()
 
     def _write_now(self, group: list[Page]) -> bool:
         page = group[0]

@@ -72,8 +72,8 @@ class RegionPages:
     """
 
     __slots__ = (
-        "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages", "plans",
-        "states", "touched", "transferring", "versions",
+        "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages", "paused",
+        "plans", "states", "touched", "transferring", "versions",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
@@ -92,6 +92,7 @@ class RegionPages:
         self.touched: dict[int, int] | None = None
         self.transferring: dict[int, None] = {}
         self.freed: dict[int, None] = {}
+        self.paused = False
         self.versions = 0  # grows when bytes on disk change: a slow read looks at it
 
     # -- operations of the stream, in order
@@ -205,8 +206,9 @@ class RegionPages:
             self.cache.changed[self.key] = None
 
     def is_busy(self, index: int) -> bool:
-        """Received bytes of the page are on their way to disk: a destage must not overtake them."""
-        return index in self.transferring
+        """Not to be destaged now: received bytes of the page are on their way to disk and must not
+        be overtaken, or the disks of the region have just failed."""
+        return self.paused or index in self.transferring
 
     def begin_transfer(self, bitmap: bytes) -> None:
         """Empty the region; pages of the bitmap are absent until they are received."""

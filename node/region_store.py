@@ -105,7 +105,8 @@ class RegionStore:
         self._options = options
         self.destager = Destager(
             self.cache, shelf, journal, clock, options.pace,
-            take_points=self._take_points, on_region_error=on_region_error, on_room=self._room,
+            take_points=self._take_points, has_points=lambda: bool(self._unnoted),
+            on_region_error=on_region_error, on_room=self._room,
         )  # fmt: skip
         journal.on_room = self._room
         self._regions: dict[Key, StoredRegion] = {}

@@ -262,6 +262,30 @@ def test_a_full_disk_file_keeps_pages_dirty_until_there_is_space(world: World) -
     run(world, body)
 
 
+def test_a_dead_disk_does_not_keep_other_regions_from_destaging(world: World) -> None:
+    async def body() -> None:
+        errors: list[Any] = []
+        await begin(world)
+        world.store.destager.on_region_error = lambda key, error: errors.append(key)
+        world.store.start()
+        world.disks["d0"].fail_range(0, 64 * KiB)  # steps of 8 KiB: pages 0 and 1 of every region
+        for key in world.keys:
+            world.write(key, 0, 3 * PAGE)
+            await settle(world, 0.01)
+            world.commit(key)
+        await settle(world, 1)
+        left = [(page.region.key, page.index) for page in world.store.cache.live_pages()]
+        assert sorted(left) == [(key, page) for key in world.keys for page in (0, 1)]
+        assert sorted(set(errors)) == world.keys
+        world.disks["d0"].heal()
+        await settle(world, 1)
+        assert world.store.cache.pages == 0
+        await world.check_all()
+        await world.supervisor.close()
+
+    run(world, body)
+
+
 def test_a_failed_sync_of_a_disk_stops_the_node_before_the_journal_is_trimmed(
     world: World,
 ) -> None:
