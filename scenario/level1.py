@@ -53,6 +53,7 @@ class SeedOptions:
     pause_ms: int = 1500
     down_ms: int = 4000
     cut_ms: int = 4000
+    cut_crash_percent: int = 33  # of cuts in which some node crashes
     read_weight: int = 40
     zero_weight: int = 0
     trim_weight: int = 0
@@ -284,7 +285,7 @@ class SeedRun:
             self.cut.append(pair)
             kernel.cut(*pair, one_way=direction < 2, heard=heard)
         length_ns = rng.below(self.options.cut_ms * NS_PER_MS)
-        if self.options.crashes and rng.below(3) == 0:
+        if self.options.crashes and rng.below(100) < self.options.cut_crash_percent:
             near = kernel.nodes[rng.below(len(kernel.nodes))]
             kernel.after(rng.below(length_ns + 1), self._blink, near)
         kernel.after(length_ns, self._mend)
@@ -443,12 +444,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scenario.level1", description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("--seconds", type=int, help="virtual seconds with hosts and faults")
+    parser.add_argument("--fault-every-ms", type=int, help="mean time between faults")
     parser.add_argument("--swarm", action="store_true", help="draw the options from the seed")
     parser.add_argument("--trace", action="store_true", help="print every traced step")
     given = parser.parse_args(arguments)
     options = swarm(given.seed) if given.swarm else SeedOptions()
     options.trace = given.trace
     options.seconds = given.seconds or options.seconds
+    options.fault_every_ms = given.fault_every_ms or options.fault_every_ms
     run = SeedRun(given.seed, options)
     try:
         report = run.run()
