@@ -600,7 +600,9 @@ class IoPath:
             copy.record_synced(seq, epoch)
             self.turn_soon()
 
-        self.store.journal.request_sync(synced)
+        # Not up to what waits for room: the room may be made by what this record holds up.
+        journal = self.store.journal
+        journal.request_sync(synced, up_to=journal.written_lsn)
 
     def _on_truncate(self, effect: fx.Truncate) -> None:
         self._append_collected()
