@@ -328,18 +328,19 @@ def measure(
     load: Load, uri: str, target: str, number: int, pids: list[int], area_bytes: int, seconds: float
 ) -> Run:
     """One run. pids: every process of the target."""
-    cpu_s, busy_s = cpu_seconds(pids), machine_busy_seconds()
+    cpu_s, busy_s, began_ms = cpu_seconds(pids), machine_busy_seconds(), now_ms()
     process = start_fio(uri, load.rw, load.block_bytes, load.in_flight, area_bytes, seconds)
     seen = end_fio(process, seconds)
     used_s = cpu_seconds(pids) - cpu_s
     client_s = seen["client_cores"] * seen["seconds"]
     rest_s = machine_busy_seconds() - busy_s - used_s - client_s
+    took_s = (now_ms() - began_ms) / 1000  # fio's start and end too: more than it says it ran
     if seen["errors"]:
         raise LinkLost(f"{load.name} on {target}: fio ended with error {seen['errors']:.0f}")
     return Run(
         load.name, target, number, seen["io_per_s"], seen["mb_per_s"], seen["p50_us"],
         seen["p99_us"], seen["longest_ms"], int(seen["ios"]),
-        cpu_per_io_us(used_s, int(seen["ios"])), max(0.0, rest_s / max(seen["seconds"], 0.001)),
+        cpu_per_io_us(used_s, int(seen["ios"])), max(0.0, rest_s / took_s),
     )  # fmt: skip
 
 
