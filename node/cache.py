@@ -52,8 +52,8 @@ class Page:
     """
 
     __slots__ = (
-        "born_ns", "data", "index", "live", "mask", "newest", "oldest", "queued", "redirty",
-        "region", "sealed", "since",
+        "born_ns", "data", "failed", "index", "live", "mask", "newest", "oldest", "queued",
+        "redirty", "region", "sealed", "since",
     )  # fmt: skip
 
     def __init__(self, region: RegionPages, index: int, data: bytearray, lsn: int, now: int):
@@ -68,6 +68,7 @@ class Page:
         self.redirty = NO_LSN
         self.live = True
         self.queued = True  # new_page puts it there
+        self.failed = 0  # when its destage failed last, among all failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ class Cache:
     """
 
     __slots__ = (
-        "_peak", "_pool", "_pool_bytes", "_queue", "_sealed", "changed", "destaged",
-        "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "noted", "now_ns",
+        "_failures", "_paused", "_peak", "_pool", "_pool_bytes", "_queue", "_sealed", "changed",
+        "destaged", "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "noted", "now_ns",
         "pages", "sealed_count", "stamp",
     )  # fmt: skip
 
@@ -112,6 +113,8 @@ class Cache:
         self._peak = 0
         self._queue: deque[Page] = deque()
         self._sealed: deque[Page] = deque()
+        self._paused: dict[tuple[int, int], RegionPages] = {}
+        self._failures = 0
         self._pool: dict[int, list[bytearray]] = {}  # by page size
         self._pool_bytes = 0
 
@@ -177,6 +180,10 @@ class Cache:
         for page in self._sealed:
             if page.live and page.sealed is not None:
                 yield page
+        for region in self._paused.values():
+            for page in region.aside:
+                if page.live:
+                    yield page
 
     # -- what to destage next
 
@@ -208,7 +215,10 @@ class Cache:
             if page.sealed.newest > noted:
                 break
             if page.region.is_busy(page.index):
-                sealed.rotate(-1)
+                if page.region.paused:
+                    page.region.aside.append(sealed.popleft())
+                else:
+                    sealed.rotate(-1)
                 continue
             # It stays in the queue until `finish`: on its way, it still holds the trim point back.
             return [page]
@@ -221,7 +231,11 @@ class Cache:
             if page.since > noted:
                 return None
             if page.region.is_busy(page.index):
-                queue.rotate(-1)
+                if page.region.paused:
+                    queue.popleft().queued = False
+                    page.region.aside.append(page)
+                else:
+                    queue.rotate(-1)
                 continue
             queue.popleft().queued = False
             if page.newest > noted:
@@ -296,13 +310,27 @@ class Cache:
         page.sealed = None
         self.drop(page)
 
-    def put_back(self, page: Page) -> None:
-        """Its destage failed: it stays dirty and is tried again after all the others."""
-        if page.live:
-            if page.sealed is not None:
-                if self._sealed and self._sealed[0] is page:
-                    self._sealed.rotate(-1)
-            else:
+    def put_back(self, group: list[Page]) -> None:
+        """The destage of the group failed: its region is left alone until `resume`."""
+        region = group[0].region
+        region.paused = True
+        self._paused[region.key] = region
+        for page in group:
+            self._failures += 1
+            page.failed = self._failures
+            if page.live and page.sealed is None:
+                self._enqueue(page)  # a sealed one is in its queue still
+
+    def resume(self, region: RegionPages) -> None:
+        """Try the region again, and first the pages that failed longest ago or never."""
+        region.paused = False
+        if self._paused.get(region.key) is region:
+            del self._paused[region.key]
+        aside, region.aside = region.aside, []
+        for page in sorted(aside, key=lambda page: page.failed):
+            if page.live and page.sealed is not None:
+                self._sealed.append(page)
+            elif page.live:
                 self._enqueue(page)
 
     def _enqueue(self, page: Page) -> None:

@@ -185,12 +185,10 @@ class Destager:
                 await self._write(group)
         except (DeviceFailed, NoSpace) as error:
             self.errors += 1
-            for page in group:
-                self._cache.put_back(page)
             region = group[0].region
             key = region.key
             # The other regions go on: one dead disk must not fill the cache of the whole node.
-            region.paused = True
+            self._cache.put_back(group)
             self._clock.call_later(self._pace.retry_ms / 1000, self._go_on, region)
             log.warning("region.destage_failed", volume=key[0], region=key[1], error=str(error))
             if self.on_region_error is not None:
@@ -201,7 +199,7 @@ class Destager:
             finish(page)
 
     def _go_on(self, region: RegionPages) -> None:
-        region.paused = False
+        self._cache.resume(region)
         self.kick()
 
     def _write_now(self, group: list[Page]) -> bool:

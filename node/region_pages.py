@@ -68,12 +68,12 @@ class RegionPages:
 
     touched: while a state transfer runs, by page, the mask of sectors that the stream has written.
     transferring: pages of which received bytes are on their way to disk. freed: pages given back
-    since a checkpoint looked last.
+    since a checkpoint looked last. paused: its disks have failed; its pages are set `aside`.
     """
 
     __slots__ = (
-        "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages", "paused",
-        "plans", "states", "touched", "transferring", "versions",
+        "aside", "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages",
+        "paused", "plans", "states", "touched", "transferring", "versions",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
@@ -93,6 +93,7 @@ class RegionPages:
         self.transferring: dict[int, None] = {}
         self.freed: dict[int, None] = {}
         self.paused = False
+        self.aside: list[Page] = []
         self.versions = 0  # grows when bytes on disk change: a slow read looks at it
 
     # -- operations of the stream, in order

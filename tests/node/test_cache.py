@@ -188,8 +188,29 @@ def test_a_sealed_page_whose_destage_failed_lets_the_others_go_first() -> None:
         apply(pages, WRITE, 0, 512, 1)
         held.seal(pages.dirty[0])
     note_all(held)
-    held.put_back(one.dirty[0])
+    held.put_back([one.dirty[0]])
     assert held.next_group() == [two.dirty[0]]
+    finish(held, [two.dirty[0]])
+    assert (held.next_group(), list(held.live_pages())) == (None, [one.dirty[0]])
+    held.resume(one)
+    assert held.next_group() == [one.dirty[0]]
+
+
+def test_a_page_of_a_failed_region_that_has_not_failed_itself_is_tried_first() -> None:
+    held = cache()
+    pages = region(held)
+    for index in (0, 2, 4):
+        apply(pages, WRITE, index * PAGE, 512, 1)
+    note_all(held)
+    order = []
+    for _ in range(4):
+        group = held.next_group()
+        assert group is not None
+        order.append(group[0].index)
+        held.put_back(group)
+        assert held.next_group() is None
+        held.resume(pages)
+    assert order == [0, 2, 4, 0]
 
 
 def test_a_page_trimmed_on_its_way_stays_trimmed() -> None:
@@ -213,8 +234,11 @@ def test_a_page_whose_destage_failed_is_tried_again_after_the_others() -> None:
     note_all(held)
     group = held.next_group()
     assert group is not None
-    held.put_back(group[0])
-    order = []
+    held.put_back(group)
+    order = [held.next_group()[0].region.key[1]]  # type: ignore[index]
+    finish(held, [two.dirty[0]])
+    assert (held.next_group(), list(held.live_pages())) == (None, [one.dirty[0]])
+    held.resume(one)
     while (group := held.next_group()) is not None:
         order.append(group[0].region.key[1])
         finish(held, group)
