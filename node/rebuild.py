@@ -68,6 +68,7 @@ class Rebuild:
         self._supervisor = supervisor
         self._pace = Pace(clock, bytes_per_s)
         self._acks: dict[tuple[int, int], tuple[int, asyncio.Event, list[int]]] = {}
+        self._taking: dict[tuple[int, int], int] = {}  # batches that a joiner is writing
         self.sent_bytes = 0
 
     # ------------------------------------------------------------------ owner
@@ -169,6 +170,10 @@ class Rebuild:
             or message.as_of > copy.prepared
         ):
             return
+        key = (message.volume, message.region)
+        if self._taking.get(key, 0) >= 2 * WINDOW:
+            return  # of sessions that were given up while a disk stood still; the owner begins anew
+        self._taking[key] = self._taking.get(key, 0) + 1
         self._supervisor.start(self._take(peer, message), name="take_pages")
 
     async def _take(self, peer: int, message: wire.TransferPages) -> None:
@@ -183,6 +188,10 @@ class Rebuild:
         except StorageError as error:
             log.warning("transfer.refused", volume=key[0], region=key[1], error=str(error))
             return
+        finally:
+            self._taking[key] -= 1
+            if not self._taking[key]:
+                del self._taking[key]
         ack = wire.TransferPagesAck(
             message.volume, message.region, message.epoch, message.session, message.pages
         )

@@ -73,6 +73,7 @@ class RegionCopy:
         "admission_out",
         "admitting",
         "clients",
+        "commit_known",
         "commit_told",
         "committed",
         "committed_epoch",
@@ -140,6 +141,7 @@ class RegionCopy:
         self.journalled = 0
         self.synced = 0
         self.matched = 0
+        self.commit_known = 0  # the highest commit point that an owner has told this copy
         self.complete = True  # False: a state transfer into this copy has not ended
         self.clients = ClientTable()
         self._parked: deque[tuple[int, int, Record, int]] = deque()
@@ -392,6 +394,8 @@ class RegionCopy:
             self.acknowledge()
             if record.flags & SYNC:
                 self.effects.append(SyncRecord(self, record.seq))
+            if self.commit_known > self.committed:
+                self.commit_up_to(self.commit_known)
 
     def record_synced(self, seq: int, epoch: int) -> None:
         """Every record up to seq that lay in the journal when `SyncRecord` was asked for in that
@@ -556,7 +560,11 @@ class RegionCopy:
 
     def commit_up_to(self, committed: int) -> None:
         """At a copy: apply what its owner has committed and it is sure to hold."""
-        limit = min(committed, self.matched)
+        if committed > self.commit_known:
+            self.commit_known = committed
+        # Nobody waits for the journal of a joiner, and it may have no room for what is committed:
+        # a checkpoint of what was applied and not journalled would wait for that room for ever.
+        limit = min(committed, self.matched, self.journalled)
         if limit <= self.committed:
             return
         while self.committed < limit:
