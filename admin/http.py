@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -190,10 +191,20 @@ def build_app(
     return TokenCheck(app, token, node)
 
 
+class _ServerLog(logging.Handler):
+    """What uvicorn complains about belongs into the log of the node, in its form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("admin.server", text=record.getMessage(), exc_info=record.exc_info)
+
+
 class AdminServer:
     """uvicorn inside the node's own loop: no signal hooks, no logging set-up, no lifespan."""
 
     def __init__(self, app: ASGIApp) -> None:
+        heard = logging.getLogger("uvicorn.error")
+        heard.handlers = [_ServerLog(logging.WARNING)]
+        heard.propagate = False
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,

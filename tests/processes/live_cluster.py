@@ -72,11 +72,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SE
 class LiveCluster:
     """Started when made."""
 
-    def __init__(self, directory: Path, config_file: Path | None = None, **sections: Any) -> None:
+    def __init__(self, directory: Path, *, entry: str | None = None, **sections: Any) -> None:
+        """entry: another function to run as a node, as `module:function`."""
         self.directory = directory
-        self._config = config_file or write_config(
-            directory.with_name(directory.name + ".yaml"), **sections
-        )
+        self._entry = entry
+        self._config = write_config(directory.with_name(directory.name + ".yaml"), **sections)
         self.up: Up
         self.expected_errors: set[str] = set()  # events at level error that the test provokes
         self._open = False
@@ -93,6 +93,7 @@ class LiveCluster:
             nodes=None,
             base_port=None,
             as_json=True,
+            entry=self._entry,
         )
         self._open = True
         try:
