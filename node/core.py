@@ -8,15 +8,13 @@ goes on at its old epoch (P6).
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
 import numpy as np
 
-from base.errors import NotOwner, StorageError, from_code
-from base.ids import NOBODY, Incarnation, NodeId
+from base.errors import NotOwner, StorageError
+from base.ids import NOBODY, NodeId
 from base.units import NS_PER_MS
 from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
@@ -29,53 +27,40 @@ from cluster.effects import (
     VolumeGrown,
     VolumeRemoved,
 )
-from cluster.entries import AdmitCopies, NodeUp, encode, pack_rows
+from cluster.entries import NodeUp, encode
 from cluster.membership import (
-    TICK,
-    BeaconDue,
-    BeaconHeard,
-    DeclaredDown,
-    LinkDown,
-    LinkUp,
     Membership,
-    MembershipEffect,
-    PeerSuspected,
 )
 from node import state_transfer
+from node.agreement import PROPOSAL_NS, Agreement
+from node.detection import Detection
 from node.effects import (
-    Admit,
     Answer,
     CloseRegion,
     NewLife,
     NodeEffect,
     Note,
     OpenRegion,
-    PersistRaft,
     RecoverStore,
     Reply,
     Send,
     Token,
     TopologyChanged,
 )
+from node.joins import Joins
 from node.leader import Leader
 from node.leases import LeaseTable
-from node.proposals import APPLIED, NOT_LEADER, REFUSED, UNKNOWN, Proposals
 from node.region_copy import RegionCopy
-from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_IDLE
+from node.roles import OWNER, TRANSFER_ASKED
 from node.roles import REFUSED as REFUSED_TRANSFER
 from transport import messages as wire
 from transport.operation import Record
 
 COMMIT_POINT_NS = 40 * NS_PER_MS
 RESEND_NS = 400 * NS_PER_MS
-REPORT_NS = 100 * NS_PER_MS
-ADMIT_NS = 20 * NS_PER_MS
-ADMIT_RETRY_NS = 500 * NS_PER_MS
-TRANSFER_RETRY_NS = 2_000 * NS_PER_MS
 LEADER_NS = 100 * NS_PER_MS
 BUSY_TICK_NS = 20 * NS_PER_MS
 DUTY_NS = 300 * NS_PER_MS
-PROPOSAL_NS = 5_000 * NS_PER_MS
 
 MEMBERS_OF = tuple(tuple(node for node in range(8) if bits >> node & 1) for bits in range(256))
 
@@ -135,34 +120,23 @@ class NodeCore:
         self._stuck: dict[RegionCopy, tuple[int, int]] = {}
         self.opening: dict[RegionCopy, None] = {}
         self.waiting: dict[RegionCopy, None] = {}
-        self.transfers: dict[RegionCopy, int] = {}  # copy -> when its session last got on
         self.open_at_ns = now_ns + leases.grace_ns
         self.duties = Leader(self)
-        self.proposals = Proposals(effects, incarnation << 24)
-        self._links: dict[int, int] = {}
+        self.detection = Detection(self)
+        self.joins = Joins(self, incarnation << 24)
+        self.agreement = Agreement(self, effects, incarnation << 24)
         self._owners: dict[int, Any] = {}
-        self._sessions = incarnation << 24
-        self._tokens = incarnation << 24
-        self._raft_events: deque[rt.RaftEvent] = deque()
-        self._in_raft = False
-        self._raft_tokens: dict[int, tuple[int, int]] = {}  # token -> (peer or self, request)
-        self._applied: dict[int, Any] = {}
-        self._admits: dict[RegionCopy, int] = {}
-        self._suspects: dict[int, tuple[int, int, bool]] = {}
-        self._next_report_ns = now_ns
         self._next_commit_ns = now_ns
-        self._next_admit_ns = now_ns
         self._next_leader_ns = now_ns
         self._next_duty_ns = now_ns
         self.takeovers = 0  # regions that this node took over from another
         self._exposed = 0
         self._exposed_ns = 0
         self._exposed_at_ns = now_ns
-        self._joins_wanted = True
         self._life_asked = False
         self._compacted = catalog.version
         self._on: dict[type[Any], Any] = {
-            wire.Beacon: self._on_beacon,
+            wire.Beacon: self.detection.on_beacon,
             wire.ReplicateAcks: self._on_acks,
             wire.ReplicateRefused: self._on_refused,
             wire.CommitPoints: self._on_commit_points,
@@ -170,9 +144,9 @@ class NodeCore:
             wire.TransferReply: self._on_transfer_reply,
             wire.TransferEnd: self._on_transfer_end,
             wire.TransferEnded: self._on_transfer_ended,
-            wire.ProposeRequest: self._on_propose_request,
-            wire.ProposeReply: self._on_propose_reply,
-            wire.ReportDown: self._on_report,
+            wire.ProposeRequest: self.agreement.on_propose_request,
+            wire.ProposeReply: self.agreement.on_propose_reply,
+            wire.ReportDown: self.detection.on_report,
         }
         for kind in (
             wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
@@ -199,15 +173,12 @@ class NodeCore:
 
     def link(self, peer: int, session: int, now_ns: int) -> None:
         """The link to a node got this session number, or broke (0)."""
-        self._links[peer] = session
-        event = LinkUp(NodeId(peer)) if session else LinkDown(NodeId(peer))
-        for effect in self.membership.step(now_ns, event):
-            self._on_membership(effect, now_ns)
+        self.detection.link(peer, session, now_ns)
         if not session:
             if peer == self.leader_id:
-                self._raft(rt.PeerLost(NodeId(peer)), now_ns)
+                self.agreement.step(rt.PeerLost(NodeId(peer)), now_ns)
             return
-        self._send_beacon(peer, now_ns)
+        self.detection.send_beacon(peer, now_ns)
         for copy in self._all_copies():
             copy.link_reset(peer)
             if copy.role == OWNER:
@@ -215,10 +186,8 @@ class NodeCore:
 
     def tick(self, now_ns: int) -> None:
         """Time has passed. To be called at `next_tick_ns` or a little later."""
-        for effect in self.membership.step(now_ns, TICK):
-            self._on_membership(effect, now_ns)
-        if now_ns >= self.raft.next_wake_ns:
-            self._raft(rt.TICK, now_ns)
+        self.detection.tick(now_ns)
+        self.agreement.tick(now_ns)
         if self.opening:
             for copy in list(self.opening):
                 self._advance(copy, now_ns)
@@ -232,21 +201,15 @@ class NodeCore:
         if self.commit_dirty and now_ns >= self._next_commit_ns:
             self._next_commit_ns = now_ns + COMMIT_POINT_NS
             self._send_commit_points(now_ns)
-        if self._suspects and now_ns >= self._next_report_ns:
-            self._next_report_ns = now_ns + REPORT_NS
-            self._send_reports(now_ns)
-        if self._admits and now_ns >= self._next_admit_ns:
-            self._next_admit_ns = now_ns + ADMIT_NS
-            self._propose_admissions(now_ns)
-        if self.active and (self._joins_wanted or self.transfers):
-            self._drive_transfers(now_ns)
+        self.joins.propose_admissions(now_ns)
+        if self.active and (self.joins.wanted or self.joins.running):
+            self.joins.drive(now_ns)
         if self.raft.is_leader and now_ns >= self._next_leader_ns:
             self._next_leader_ns = now_ns + LEADER_NS
             self.duties.tick(now_ns)
         if not self.active:
             self._report_for_duty(now_ns)
-        self.proposals.tick(now_ns, self.leader_id, self.self_id)
-        self._propose_locally(now_ns)
+        self.agreement.retry(now_ns)
 
     def next_tick_ns(self, now_ns: int) -> int:
         """When `tick` has something to do at the latest."""
@@ -257,10 +220,9 @@ class NodeCore:
             self.commit_dirty
             or self.opening
             or self.waiting
-            or self._admits
-            or self.transfers
+            or self.joins.busy
             or not self.active
-            or len(self.proposals)
+            or len(self.agreement)
         ):
             due = min(due, now_ns + BUSY_TICK_NS)
         for copy in self.opening:
@@ -269,7 +231,7 @@ class NodeCore:
 
     def raft_persisted(self, number: int, now_ns: int) -> None:
         """The consensus store has synced everything up to that request."""
-        self._raft(rt.Persisted(number), now_ns)
+        self.agreement.step(rt.Persisted(number), now_ns)
 
     # ------------------------------------------------------------------ host I/O at the owner
 
@@ -382,18 +344,14 @@ class NodeCore:
             self.commit_dirty[copy] = None
             if copy.waiting:
                 self.waiting[copy] = None
-        if copy.role == OWNER and copy.transfer != TRANSFER_IDLE:
-            self.transfers.setdefault(copy, now_ns)
-        else:
-            self.transfers.pop(copy, None)
-        self._admits.pop(copy, None)
+        self.joins.configured(copy, now_ns)
 
     def _drop(self, copy: RegionCopy) -> None:
         copy.retire()
         self.copies[copy.volume].pop(copy.region, None)
-        for table in (self.opening, self.waiting, self.commit_dirty, self.transfers):
+        for table in (self.opening, self.waiting, self.commit_dirty):
             table.pop(copy, None)
-        self._admits.pop(copy, None)
+        self.joins.forget(copy)
         self._stuck.pop(copy, None)
         self.effects.append(CloseRegion(copy))
 
@@ -406,7 +364,7 @@ class NodeCore:
                 Note("region.opened", volume=copy.volume, region=copy.region, epoch=copy.epoch)
             )
             if copy.transfer == TRANSFER_ASKED:
-                self.transfers.setdefault(copy, now_ns)
+                self.joins.running.setdefault(copy, now_ns)
 
     def _resend_stuck(self, dirty: dict[RegionCopy, None], now_ns: int) -> None:
         """Records that wait for a copy longer than any healthy copy takes are sent again: the copy
@@ -422,7 +380,7 @@ class NodeCore:
             elif now_ns - since_ns >= RESEND_NS:
                 self._stuck[copy] = (now_ns, copy.committed)
                 for peer in copy.required:
-                    if self._links.get(peer):
+                    if self.detection.has_link(peer):
                         copy.resend(peer, copy.acked.get(peer, 0))
 
     def _send_commit_points(self, now_ns: int) -> None:
@@ -442,82 +400,6 @@ class NodeCore:
         for peer in sorted(points):
             self.effects.append(Send(peer, wire.CommitPoints(tuple(points[peer]))))
 
-    # ------------------------------------------------------------------ state transfer
-
-    def _drive_transfers(self, now_ns: int) -> None:
-        """Begin sessions within the limit, and begin again those that do not get on."""
-        if self._joins_wanted and len(self.transfers) < self.settings.joins_max:
-            self._find_joins(now_ns)
-        running = 0
-        for copy in list(self.transfers):
-            if copy.role != OWNER or copy.joiner == NOBODY:
-                self.transfers.pop(copy)
-                continue
-            if copy.transfer > TRANSFER_ASKED and (
-                copy.admitting or now_ns - self.transfers[copy] < TRANSFER_RETRY_NS
-            ):
-                running += 1
-                continue
-            if copy.serving and running < self.settings.joins_max:
-                running += 1
-                self.transfers[copy] = now_ns
-                self._sessions += 1
-                state_transfer.ask(copy, self._sessions)
-
-    def _find_joins(self, now_ns: int) -> None:
-        """Make copies for joiners that wait, up to the limit: a volume of 1 TiB has thousands."""
-        room = self.settings.joins_max - len(self.transfers)
-        found = False
-        for volume in self.catalog.volume_manager.list_volumes():
-            table = volume.table
-            rows = np.flatnonzero(
-                (table.owner == self.self_id) & (table.joiner != NOBODY) & ~table.offline
-            )
-            for region in rows.tolist():
-                copy = self.copy_for_host(int(volume.volume), region, now_ns)
-                if not isinstance(copy, RegionCopy) or copy in self.transfers:
-                    continue
-                found = True
-                if room <= 0:
-                    return
-                if copy.transfer == TRANSFER_IDLE and copy.serving:
-                    copy.advance(now_ns)
-                if copy.transfer != TRANSFER_IDLE:
-                    room -= 1
-                    self.transfers[copy] = now_ns
-        self._joins_wanted = found
-
-    def transfer_alive(self, copy: RegionCopy, now_ns: int) -> None:
-        """The session of this copy got on: its joiner has acknowledged something."""
-        if copy in self.transfers:
-            self.transfers[copy] = now_ns
-
-    def pages_copied(self, copy: RegionCopy, peer: int, session: int, now_ns: int) -> None:
-        """The shell has copied every page of the session."""
-        self.transfer_alive(copy, now_ns)
-        state_transfer.pages_copied(copy, peer, session)
-
-    def admit(self, effect: Admit) -> None:
-        """Performed by the core itself: admissions of many regions are one entry."""
-        self._admits.setdefault(effect.copy, 0)
-
-    def _propose_admissions(self, now_ns: int) -> None:
-        due: dict[int, list[RegionCopy]] = {}
-        for copy, asked_ns in list(self._admits.items()):
-            if copy.role != OWNER or not copy.admitting:
-                del self._admits[copy]
-            elif asked_ns == 0 or now_ns - asked_ns >= ADMIT_RETRY_NS:
-                self._admits[copy] = now_ns
-                due.setdefault(copy.volume, []).append(copy)
-        for volume in sorted(due):
-            copies = due[volume]
-            rows = pack_rows(
-                [copy.region for copy in copies],
-                [copy.joiner for copy in copies],
-                [copy.epoch for copy in copies],
-            )
-            self.propose(encode(AdmitCopies(volume, rows)), None, now_ns, repeatable=True)
-
     # ------------------------------------------------------------------ catalog
 
     def propose(
@@ -530,106 +412,21 @@ class NodeCore:
         repeatable: bool = False,
     ) -> None:
         """Put an entry to the catalog. token None: nobody waits for the answer."""
-        self.proposals.propose(
-            token,
-            entry,
-            now_ns=now_ns,
-            deadline_ns=now_ns + timeout_ns,
-            leader=self.leader_id,
-            self_id=self.self_id,
-            repeatable=repeatable,
-        )
-        self._propose_locally(now_ns)
-
-    def _propose_locally(self, now_ns: int) -> None:
-        while self.proposals.local:
-            request, entry = self.proposals.local.pop(0)
-            self._take_proposal(self.self_id, request, entry, now_ns)
-
-    def _take_proposal(self, peer: int, request: int, entry: bytes, now_ns: int) -> None:
-        self._tokens += 1
-        self._raft_tokens[self._tokens] = (peer, request)
-        self._raft(rt.Propose(self._tokens, entry), now_ns)
-
-    def _on_propose_request(self, peer: int, message: wire.ProposeRequest, now_ns: int) -> None:
-        self._take_proposal(peer, message.request, message.entry, now_ns)
-
-    def _on_propose_reply(self, peer: int, message: wire.ProposeReply, now_ns: int) -> None:
-        error = None
-        result = None
-        if message.outcome == REFUSED:
-            error = from_code(message.code, message.text)
-            self.effects.append(Note("proposal.refused", code=message.code, text=message.text))
-        elif message.outcome == APPLIED:
-            result = msgpack.unpackb(message.result)
-        self.proposals.answered(message, error, result)
-
-    def _answer_proposal(self, token: int, outcome: int, index: int, now_ns: int) -> None:
-        destination = self._raft_tokens.pop(token, None)
-        if destination is None:
-            return
-        peer, request = destination
-        code = text = ""
-        result: Any = None
-        applied = self._applied.pop(index, None) if index else None
-        if outcome == APPLIED:
-            assert applied is not None, index
-            if applied.refusal is not None:
-                outcome = REFUSED
-                code, text = applied.refusal
-            result = applied.result
-        packed: bytes = msgpack.packb(result)
-        reply = wire.ProposeReply(request, outcome, self.leader_id, index, code, text, packed)
-        if peer == self.self_id:
-            self._on_propose_reply(peer, reply, now_ns)
-        else:
-            self.effects.append(Send(peer, reply))
-
-    def _raft(self, event: rt.RaftEvent, now_ns: int) -> None:
-        self._raft_events.append(event)
-        if self._in_raft:
-            return  # what an effect asks of consensus waits for the effects that stand before it
-        self._in_raft = True
-        while self._raft_events:
-            for effect in self.raft.step(now_ns, self._raft_events.popleft()):
-                self._on_raft_effect(effect, now_ns)
-        self._in_raft = False
+        self.agreement.propose(entry, token, now_ns, timeout_ns=timeout_ns, repeatable=repeatable)
 
     def change_members(self, token: int, change: rt.MemberChange, now_ns: int) -> None:
         """The leader changes who votes; nobody waits for the outcome, it is tried again."""
-        self._raft(rt.ProposeMembers(token, change), now_ns)
+        self.agreement.change_members(token, change, now_ns)
 
-    def _on_raft_effect(self, effect: rt.RaftEffect, now_ns: int) -> None:
-        if isinstance(effect, rt.SendTo):
-            self.effects.append(Send(effect.peer, effect.message))
-        elif isinstance(effect, rt.Persist):
-            self.effects.append(PersistRaft(effect))
-        elif isinstance(effect, rt.Apply):
-            self._apply_entry(effect.index, effect.payload, now_ns)
-        elif isinstance(effect, rt.ApplySnapshot):
-            self._apply_snapshot(effect.index, effect.snapshot, now_ns)
-        elif isinstance(effect, rt.ProposalDone):
-            self._answer_proposal(effect.token, APPLIED, effect.index, now_ns)
-        elif isinstance(effect, rt.ProposalLost):
-            self._answer_proposal(effect.token, UNKNOWN, 0, now_ns)
-        elif isinstance(effect, rt.ProposalRefused):
-            self._answer_proposal(effect.token, NOT_LEADER, 0, now_ns)
-        elif isinstance(effect, rt.LeaderChanged):
-            self.leader_id = int(effect.leader)
-        elif isinstance(effect, rt.BecameLeader):
-            self.effects.append(Note("leader.elected", term=effect.term))
-            self.duties.begin(now_ns)
-        elif isinstance(effect, rt.MembersChanged):
-            self.effects.append(
-                Note("voters.changed", voters=list(effect.voters), learners=list(effect.learners))
-            )
+    def has_link(self, peer: int) -> bool:
+        """Whether the link to the peer is up."""
+        return self.detection.has_link(peer)
 
-    def _apply_entry(self, index: int, payload: bytes, now_ns: int) -> None:
+    def apply_entry(self, index: int, payload: bytes, now_ns: int) -> None:
+        """An entry is committed, and durable here: carry it out."""
         applied = self.catalog.apply(index, payload)
         if self.raft.is_leader:
-            self._applied[index] = applied
-            if len(self._applied) > 4096:
-                del self._applied[next(iter(self._applied))]
+            self.agreement.note_applied(index, applied)
         for effect in applied.effects:
             if isinstance(effect, RegionsChanged):
                 self._on_regions_changed(effect.volume, index, now_ns)
@@ -649,16 +446,17 @@ class NodeCore:
             self.effects.append(TopologyChanged())
         if index - self._compacted >= self.settings.snapshot_entries:
             self._compacted = index
-            self._raft(rt.Compacted(index, self.catalog.to_bytes()), now_ns)
+            self.agreement.step(rt.Compacted(index, self.catalog.to_bytes()), now_ns)
 
-    def _apply_snapshot(self, index: int, data: bytes, now_ns: int) -> None:
+    def apply_snapshot(self, index: int, data: bytes, now_ns: int) -> None:
+        """The leader sent its catalog instead of entries that it has no more."""
         self.catalog = Catalog.from_bytes(data)
         self._compacted = index
         self.leases.floor = index
         self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
         for peer in self.leases.withheld():
             self.leases.answered(peer)
-        self._joins_wanted = True
+        self.joins.wanted = True
         for volume in sorted(self.copies):
             if not self.catalog.volume_manager.has_volume(volume):
                 for copy in list(self.copies[volume].values()):
@@ -683,7 +481,7 @@ class NodeCore:
                 gained = (owners != table.owner) & (table.owner == self.self_id)
                 self.takeovers += int(np.count_nonzero(gained))
             self._owners[volume] = table.owner.copy()
-        self._joins_wanted = True
+        self.joins.wanted = True
         self._count_exposed(now_ns)
         self._exposed = sum(self._exposed_rows(each) for each in self.catalog.volumes.values())
         if not self.active:
@@ -699,15 +497,10 @@ class NodeCore:
         return int(np.count_nonzero((table.owner == self.self_id) & few & ~table.offline))
 
     def _on_node_changed(self, node: int, index: int, now_ns: int) -> None:
-        self.leases.answered(node)
-        self._suspects.pop(node, None)
-        state = self.catalog.node_state(node)
+        self.detection.node_changed(node, now_ns)
         if node != self.self_id:
-            if state.liveness is Liveness.DOWN:
-                gone = DeclaredDown(NodeId(node), Incarnation(state.incarnation))
-                for effect in self.membership.step(now_ns, gone):
-                    self._on_membership(effect, now_ns)
             return
+        state = self.catalog.node_state(node)
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
             # With its own life in it the catalog is as new as anything that an earlier life of this
             # node has acted on: only now is it known which regions lie where.
@@ -723,8 +516,7 @@ class NodeCore:
             for copy in self._all_copies():
                 copy.retire()
             self.opening.clear()
-            self.transfers.clear()
-            self._admits.clear()
+            self.joins.clear()
             self.effects.append(NewLife(state.incarnation))
 
     def store_recovered(self, now_ns: int) -> None:
@@ -768,85 +560,10 @@ class NodeCore:
         )
         self.propose(encode(entry), None, now_ns, timeout_ns=DUTY_NS, repeatable=True)
 
-    # ------------------------------------------------------------------ membership
-
-    def _send_beacon(self, peer: int, now_ns: int) -> None:
-        beacon = self.leases.beacon(peer, now_ns, self.catalog.version)
-        self.effects.append(Send(peer, beacon))
-
-    def _on_beacon(self, peer: int, beacon: wire.Beacon, now_ns: int) -> None:
-        state = self.catalog.node_state(NodeId(peer))
-        known = state.liveness is Liveness.UP and state.incarnation == beacon.incarnation
-        self.leases.heard(peer, beacon, known=known)
-        heard = BeaconHeard(NodeId(peer), Incarnation(beacon.incarnation))
-        for effect in self.membership.step(now_ns, heard):
-            self._on_membership(effect, now_ns)
-
-    def _on_membership(self, effect: MembershipEffect, now_ns: int) -> None:
-        if isinstance(effect, BeaconDue):
-            for node in sorted(self._links):
-                if self._links[node]:
-                    self._send_beacon(node, now_ns)
-            return
-        peer = int(effect.peer)
-        if isinstance(effect, PeerSuspected):
-            self._on_suspected(peer, effect, now_ns)
-        elif self._suspects.pop(peer, None) is not None:
-            # Heard again before the catalog said anything. Lifting the ban is safe: how long a new
-            # owner waits is computed from every lease granted until the change is applied.
-            self.leases.answered(peer)
-            self.duties.retracted(self.self_id, peer)
-
-    def _on_suspected(self, peer: int, effect: PeerSuspected, now_ns: int) -> None:
-        if peer == self.leader_id:
-            self._raft(rt.PeerLost(NodeId(peer)), now_ns)
-        state = self.catalog.node_state(peer)
-        if state.liveness is not Liveness.UP:
-            return
-        if peer not in self._suspects:
-            self.effects.append(
-                Note(
-                    "node.suspected",
-                    node=peer,
-                    silent_ms=effect.silent_ms,
-                    link_broken=effect.link_broken,
-                )
-            )
-        self._suspects[peer] = (state.incarnation, now_ns, effect.link_broken)
-        self.leases.withhold(peer, self.catalog.version)
-        self._next_report_ns = now_ns + REPORT_NS
-        self._send_reports(now_ns)
-
-    def _send_reports(self, now_ns: int) -> None:
-        for peer in sorted(self._suspects):
-            incarnation, since_ns, broken = self._suspects[peer]
-            state = self.catalog.node_state(NodeId(peer))
-            if state.liveness is not Liveness.UP or state.incarnation != incarnation:
-                del self._suspects[peer]
-                continue
-            silent_ms = (now_ns - since_ns) // NS_PER_MS
-            report = wire.ReportDown(peer, incarnation, self.incarnation, silent_ms, broken)
-            if self.leader_id == self.self_id:
-                self.duties.report(self.self_id, report, now_ns)
-            elif self.leader_id not in (NOBODY, peer):
-                self.effects.append(Send(self.leader_id, report))
-
-    def _on_report(self, peer: int, report: wire.ReportDown, now_ns: int) -> None:
-        if self.leader_id == self.self_id:
-            self.duties.report(peer, report, now_ns)
-
-    def suspects(self, peer: int) -> bool:
-        """Whether this node itself hears nothing of the peer now."""
-        return peer in self._suspects
-
-    def has_link(self, peer: int) -> bool:
-        """Whether the link to the peer is up."""
-        return bool(self._links.get(peer))
-
     # ------------------------------------------------------------------ messages about regions
 
     def _on_raft_message(self, peer: int, message: object, now_ns: int) -> None:
-        self._raft(rt.Received(NodeId(peer), message), now_ns)
+        self.agreement.step(rt.Received(NodeId(peer), message), now_ns)
 
     def replicate(self, peer: int, record: Record, epoch: int, committed: int, now_ns: int) -> None:
         """One record of a ReplicateBatch."""
@@ -867,7 +584,7 @@ class NodeCore:
                 continue
             copy.peer_acknowledged(peer, epoch, seq, synced, session)
             if session:
-                self.transfer_alive(copy, now_ns)
+                self.joins.alive(copy, now_ns)
             if copy.opening:
                 self._advance(copy, now_ns)
 
@@ -896,7 +613,7 @@ class NodeCore:
     def _on_transfer_reply(self, peer: int, message: wire.TransferReply, now_ns: int) -> None:
         copy = self.copies.get(message.volume, {}).get(message.region)
         if copy is not None and message.epoch == copy.epoch:
-            self.transfer_alive(copy, now_ns)
+            self.joins.alive(copy, now_ns)
             state_transfer.answered(copy, peer, message.session, message.outcome)
 
     def _on_transfer_end(self, peer: int, message: wire.TransferEnd, now_ns: int) -> None:
@@ -907,7 +624,7 @@ class NodeCore:
     def _on_transfer_ended(self, peer: int, message: wire.TransferEnded, now_ns: int) -> None:
         copy = self.copies.get(message.volume, {}).get(message.region)
         if copy is not None and message.epoch == copy.epoch:
-            self.transfer_alive(copy, now_ns)
+            self.joins.alive(copy, now_ns)
             state_transfer.ended(copy, peer, message.session)
 
 

@@ -121,7 +121,7 @@ class IoPath:
             fx.CopyPages: self._on_copy_pages,
             fx.ResetRegion: self._on_reset_region,
             fx.EndTransfer: self._on_end_transfer,
-            fx.Admit: core.admit,
+            fx.Admit: core.joins.admit,
             fx.OpenRegion: self._on_open_region,
             fx.CloseRegion: self._on_close_region,
             fx.TopologyChanged: self._on_topology,

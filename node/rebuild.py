@@ -107,7 +107,7 @@ class Rebuild:
                 gate.clear()
                 await gate.wait()
             if self._runs(copy, session):
-                io.core.pages_copied(copy, peer, session, self._clock.now_ns())
+                io.core.joins.pages_copied(copy, peer, session, self._clock.now_ns())
                 io.turn_soon()
         except StorageError as error:
             log.warning("transfer.failed", volume=key[0], region=key[1], error=str(error))
@@ -147,7 +147,7 @@ class Rebuild:
         entry = self._acks.get(key)
         if copy is None or entry is None or entry[0] != message.session:
             return
-        self._io.core.transfer_alive(copy, self._clock.now_ns())
+        self._io.core.joins.alive(copy, self._clock.now_ns())
         if message.pages and message.pages[0] in entry[2]:
             entry[2].remove(message.pages[0])
         entry[1].set()

@@ -699,7 +699,7 @@ class KernelNode:
     def _pages_held(self, sender: int, message: wire.TransferPagesAck) -> None:
         copy = self.core.copies.get(message.volume, {}).get(message.region)
         if copy is not None and copy.epoch == message.epoch:
-            self.core.pages_copied(copy, sender, message.session, self.clock_ns())
+            self.core.joins.pages_copied(copy, sender, message.session, self.clock_ns())
 
     def _reset_region(self, effect: fx.ResetRegion) -> None:
         copy = effect.copy
@@ -797,7 +797,7 @@ class KernelNode:
         self.kernel.note(self.node, effect.event, sorted(effect.fields.items()))
 
     def _admit(self, effect: fx.Admit) -> None:
-        self.core.admit(effect)
+        self.core.joins.admit(effect)
 
     def _answer(self, effect: fx.Answer) -> None:
         if callable(effect.token):

@@ -37,7 +37,11 @@ def test_a_record_that_a_joiner_takes_and_commits_in_one_turn_is_appended_first(
     async def main() -> list[tuple[str, int]]:
         effects: list[Any] = []
         core: Any = SimpleNamespace(
-            self_id=1, incarnation=1, effects=effects, admit=None, commit_dirty={}
+            self_id=1,
+            incarnation=1,
+            effects=effects,
+            joins=SimpleNamespace(admit=None),
+            commit_dirty={},
         )
         supervisor = Supervisor("test", lambda _name, _error: None)
         io = IoPath(

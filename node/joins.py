@@ -1,0 +1,142 @@
+"""step: the joiners that one node feeds: which session may run now, and who is to be admitted.
+
+The protocol of one session is `node.state_transfer`; this keeps their number within the limit,
+starts again what does not get on, and gathers admissions of many regions into one entry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from base.ids import NOBODY
+from base.units import NS_PER_MS
+from cluster.entries import AdmitCopies, encode, pack_rows
+from node import state_transfer
+from node.effects import Admit
+from node.region_copy import RegionCopy
+from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_IDLE
+
+if TYPE_CHECKING:
+    from node.core import NodeCore
+
+ADMIT_NS = 20 * NS_PER_MS
+ADMIT_RETRY_NS = 500 * NS_PER_MS
+TRANSFER_RETRY_NS = 2_000 * NS_PER_MS
+
+
+class Joins:
+    """State transfers of which this node is the owner's side."""
+
+    def __init__(self, core: NodeCore, first_session: int) -> None:
+        self._core = core
+        self._sessions = first_session
+        self.running: dict[RegionCopy, int] = {}  # copy -> when its session last got on
+        self.wanted = True  # the catalog may have joiners that wait for this node
+        self._admits: dict[RegionCopy, int] = {}
+        self._next_admit_ns = 0
+
+    @property
+    def busy(self) -> bool:
+        """Something is to be looked at soon."""
+        return bool(self.running or self._admits)
+
+    def configured(self, copy: RegionCopy, now_ns: int) -> None:
+        """The copy has a new configuration: an admission that was asked for is decided."""
+        if copy.role == OWNER and copy.transfer != TRANSFER_IDLE:
+            self.running.setdefault(copy, now_ns)
+        else:
+            self.running.pop(copy, None)
+        self._admits.pop(copy, None)
+
+    def forget(self, copy: RegionCopy) -> None:
+        """The copy is gone."""
+        self.running.pop(copy, None)
+        self._admits.pop(copy, None)
+
+    def clear(self) -> None:
+        """This life of the node is over."""
+        self.running.clear()
+        self._admits.clear()
+
+    def drive(self, now_ns: int) -> None:
+        """Begin sessions within the limit, and begin again those that do not get on."""
+        core = self._core
+        if self.wanted and len(self.running) < core.settings.joins_max:
+            self._find(now_ns)
+        running = 0
+        for copy in list(self.running):
+            if copy.role != OWNER or copy.joiner == NOBODY:
+                self.running.pop(copy)
+                continue
+            if copy.transfer > TRANSFER_ASKED and (
+                copy.admitting or now_ns - self.running[copy] < TRANSFER_RETRY_NS
+            ):
+                running += 1
+                continue
+            if copy.serving and running < core.settings.joins_max:
+                running += 1
+                self.running[copy] = now_ns
+                self._sessions += 1
+                state_transfer.ask(copy, self._sessions)
+
+    def _find(self, now_ns: int) -> None:
+        """Make copies for joiners that wait, up to the limit: a volume of 1 TiB has thousands."""
+        core = self._core
+        room = core.settings.joins_max - len(self.running)
+        found = False
+        for volume in core.catalog.volume_manager.list_volumes():
+            table = volume.table
+            rows = np.flatnonzero(
+                (table.owner == core.self_id) & (table.joiner != NOBODY) & ~table.offline
+            )
+            for region in rows.tolist():
+                copy = core.copy_for_host(int(volume.volume), region, now_ns)
+                if not isinstance(copy, RegionCopy) or copy in self.running:
+                    continue
+                found = True
+                if room <= 0:
+                    return
+                if copy.transfer == TRANSFER_IDLE and copy.serving:
+                    copy.advance(now_ns)
+                if copy.transfer != TRANSFER_IDLE:
+                    room -= 1
+                    self.running[copy] = now_ns
+        self.wanted = found
+
+    def alive(self, copy: RegionCopy, now_ns: int) -> None:
+        """The session of this copy got on: its joiner has acknowledged something."""
+        if copy in self.running:
+            self.running[copy] = now_ns
+
+    def pages_copied(self, copy: RegionCopy, peer: int, session: int, now_ns: int) -> None:
+        """The shell has copied every page of the session."""
+        self.alive(copy, now_ns)
+        state_transfer.pages_copied(copy, peer, session)
+
+    def admit(self, effect: Admit) -> None:
+        """An owner asks for the admission of its joiner; those of many regions are one entry."""
+        self._admits.setdefault(effect.copy, 0)
+
+    def propose_admissions(self, now_ns: int) -> None:
+        """To be called at each tick: what is new, and what was not answered, goes out now."""
+        if not self._admits or now_ns < self._next_admit_ns:
+            return
+        self._next_admit_ns = now_ns + ADMIT_NS
+        core = self._core
+        due: dict[int, list[RegionCopy]] = {}
+        for copy, asked_ns in list(self._admits.items()):
+            if copy.role != OWNER or not copy.admitting:
+                del self._admits[copy]
+            elif asked_ns == 0 or now_ns - asked_ns >= ADMIT_RETRY_NS:
+                self._admits[copy] = now_ns
+                due.setdefault(copy.volume, []).append(copy)
+        for volume in sorted(due):
+            copies = due[volume]
+            rows = pack_rows(
+                [copy.region for copy in copies],
+                [copy.joiner for copy in copies],
+                [copy.epoch for copy in copies],
+            )
+            core.propose(encode(AdmitCopies(volume, rows)), None, now_ns, repeatable=True)
