@@ -294,7 +294,7 @@ class IoPath:
                 self._status(record, token)
             return
         store = self.store
-        if store is None or not store.has_room:
+        if store is not None and not store.has_room:  # without a store the core knows what to say
             self.waits += 1
             self._no_room.append(token)
             return
