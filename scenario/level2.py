@@ -36,6 +36,7 @@ from transport.sim import LinkConditions
 
 BLOCK = 512
 TASKS_IDLE_MAX = 4  # of one node with nothing to do: destage, checkpoint, and what just ends
+ANSWER_S = 10  # after healing: less than the time after which a host gives up
 STEP_NS = 50 * NS_PER_MS
 
 
@@ -432,7 +433,7 @@ class Level2Run:
         self._wait("a stopping node has stopped", seconds, lambda: self._busy_stop() is None)
         for node in self.nodes:
             self._restart(node)
-        self._wait("every host request is answered", seconds, self._hosts_idle)
+        self._wait("every host request is answered", ANSWER_S, self._hosts_idle)
         self._wait("every node is back", seconds, self._all_up)
         self._wait("everything is redundant", seconds, self._redundant)
         self._wait("everything is committed everywhere", 5, self._settled)
