@@ -195,7 +195,7 @@ class _ServerLog(logging.Handler):
     """What uvicorn complains about belongs into the log of the node, in its form."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log.warning("admin.server", text=record.getMessage(), exc_info=record.exc_info)
+        log.warning("server.complained", text=record.getMessage(), exc_info=record.exc_info)
 
 
 class AdminServer:
