@@ -73,7 +73,8 @@ class SeedOptions:
 def swarm(seed: int, **fixed: Any) -> SeedOptions:
     """Options drawn from the seed: features on and off, times short and long."""
     rng = SeedStreams(seed).stream("swarm")
-    lease_ms = (60, 150, 400)[rng.below(3)]
+    # A lease must outlive two beacons (80 ms apart), or reads wait for ever.
+    lease_ms = (200, 300, 400)[rng.below(3)]
     drawn = SeedOptions(
         seconds=10,
         hosts=1 + rng.below(6),
