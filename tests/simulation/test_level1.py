@@ -37,6 +37,7 @@ CHUNK = 10
 FOUND = {
     39: "the checker itself: a copy that lags behind was held to a later epoch",
     153: "a commit point of an epoch that the catalog of the copy did not know yet was dropped",
+    5066: "the draw itself: no read was answered under leases shorter than a beacon interval",
     299: "a synced write that a copy had applied already was never synced again: no takeover ended",
 }
 
