@@ -17,7 +17,7 @@ from base.errors import ConfigError
 from base.units import KiB, MiB
 
 REFERENCE: Final = "nbdkit"  # its memory plugin: the ceiling of the client
-SETUPS: Final = ("owner", "hash", "attach")
+SETUPS: Final = ("pair", "owner", "hash", "attach")
 BEGIN: Final = "<!-- begin results -->"
 END: Final = "<!-- end results -->"
 

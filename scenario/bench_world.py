@@ -166,11 +166,15 @@ class Cluster:
         """Of the nodes that run."""
         return [pid for node in self.cluster.nodes if (pid := node_pid(node)) is not None]
 
-    def create(self, name: str, size_bytes: int, owner: int | None = None) -> None:
+    def create(
+        self, name: str, size_bytes: int, owner: int | None = None, replicant: int | None = None
+    ) -> None:
         """A volume, until hosts can use it."""
         spec: dict[str, Any] = {"name": name, "size_bytes": size_bytes}
         if owner is not None:
             spec["owner"] = owner
+        if replicant is not None:
+            spec["replicant"] = replicant
         self.client.create_volume(spec)
         until_ms = now_ms() + WHOLE_SECONDS * 1000
         while self.client.volume(name)["state"] == "creating":

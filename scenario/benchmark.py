@@ -1,8 +1,9 @@
 """shell: `make bench`: a running cluster beside nbdkit's memory plugin, through the same client.
 
-Set-ups: `owner` (every region is owned by the node that the client talks to), `hash` (regions are
-spread over all nodes, the client talks to one), `attach` (the same volume through
-`eightfold attach`). Each figure can be had alone:
+Set-ups: `pair` (one node owns every region and another holds every second copy; the client talks
+to the owner), `owner` (the second copies are spread by hash), `hash` (regions are spread over all
+nodes, the client talks to one), `attach` (the same volume through `eightfold attach`). Each figure
+can be had alone:
 
     python -m scenario.benchmark --only write32,read32 --setups owner --seconds 5 --rounds 5
 """
@@ -51,7 +52,9 @@ from scenario.bench_figures import (
 
 RESULTS: Final = Path("bench-results")
 INGRESS: Final = 0  # the node that clients talk to
-VOLUMES: Final = {"owner": "owned", "hash": "hashed", "attach": "hashed"}
+VOLUMES: Final = {"pair": "paired", "owner": "owned", "hash": "hashed", "attach": "hashed"}
+# The owner and the replicant of every region; left out: by hash.
+PINNED: Final = {"paired": (0, 1), "owned": (0, None)}
 IDLE_SECONDS: Final = 10
 
 
@@ -168,7 +171,8 @@ class Bench:
         area = self.asked.area
         names = sorted({VOLUMES[setup] for setup in self.asked.setups})
         for name in names:
-            self.cluster.create(name, area, INGRESS if name == "owned" else None)
+            owner, replicant = PINNED.get(name, (None, None))
+            self.cluster.create(name, area, owner, replicant)
             self._say(f"filling {name}, {format_size(area)}")
             try:
                 world.fill(self.cluster.uri(INGRESS, name), area)
