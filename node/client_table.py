@@ -41,7 +41,7 @@ class ClientTable:
         known_low, numbers = entry
         numbers[number] = None
         low = max(low, known_low)
-        if len(numbers) > PRUNE_ABOVE:
+        if len(numbers) > PRUNE_ABOVE and next(iter(numbers)) < low:
             numbers = {kept: None for kept in numbers if kept >= low}
         clients[client] = (low, numbers)
 
