@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -474,7 +474,7 @@ class Level2Run:
     def _settled(self) -> bool:
         """I11: every member of a region is at the same place in the sequence, nothing is open."""
         for (volume, region), nodes in self._copies():
-            held = []
+            held: list[tuple[Any, ...]] = []
             for node in nodes:
                 assert node.node is not None
                 copy = node.node.core.copies.get(volume, {}).get(region)
@@ -569,7 +569,7 @@ def _logging(run: Level2Run) -> Iterator[None]:
     """Nodes log to nobody, or to standard output with virtual time."""
     before = structlog.get_config()
 
-    def stamp(_logger: Any, _name: str, event: dict[str, Any]) -> str:
+    def stamp(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> str:
         line = " ".join(f"{name}={value}" for name, value in event.items() if name != "event")
         return f"{run.loop.now_ns / NS_PER_S:.6f} {event['event']} {line}"
 
