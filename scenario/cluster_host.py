@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from base.errors import StorageError
-from base.units import NS_PER_MS
 from host.attach import AttachedVolume
 from host.export import HostRequest, RequestKind
 from scenario.history import History, Outcome
@@ -122,6 +121,3 @@ class Sweep(Host):
         return HostOperation(
             self.host, self._number, OperationKind.READ, volume, first * size, count * size
         )
-
-
-IDLE_NS = 10 * NS_PER_MS
