@@ -125,6 +125,8 @@ def without_n3(shared: LiveCluster) -> Iterator[LiveCluster]:
     shared.signal(3, signal.SIGTERM)
     shared.wait_whole()
     yield shared
+    if node_pid(shared.node(3)) is not None:
+        shared.signal(3, signal.SIGKILL)
     forget_last_words(shared, 3)
     shared.start_node(3)
     shared.wait_ready(3)
@@ -166,16 +168,22 @@ def test_a_port_that_somebody_took_is_told_by_name(without_n3: LiveCluster, port
     assert str(number) in said
 
 
+def secret_refused(cluster: LiveCluster, node: int) -> bool:
+    lines = cluster.log_lines(node)
+    return any(line.get("event") == "link.refused" and "secret" in line["reason"] for line in lines)
+
+
 def test_a_node_with_another_secret_is_refused_and_logged(without_n3: LiveCluster) -> None:
     path = without_n3.directory / "secret"
     right = path.read_text()
     path.write_text("0" * 64 + "\n")
-    without_n3.start_node(3)
-    wait_until(lambda: without_n3.client.clients[3].call("GET", "/v1/status"), "n3 to run")
-    path.write_text(right)
-    for node in (0, 7):  # one that it dials, one that dials it: lower ids dial
-        refused = without_n3.wait_logged(node, "link.refused")
-        assert "secret" in refused["reason"]
+    try:
+        without_n3.start_node(3)
+        wait_until(lambda: without_n3.client.clients[3].call("GET", "/v1/status"), "n3 to run")
+    finally:
+        path.write_text(right)
+    for node in (0, 7):  # one that dials n3, and one that n3 dials: lower ids dial
+        wait_until(lambda n=node: secret_refused(without_n3, n), f"n{node} to refuse n3")
     assert without_n3.status(3)["ready"] is False
     assert without_n3.status(0)["nodes_alive"] == 7
     without_n3.signal(3, signal.SIGTERM)

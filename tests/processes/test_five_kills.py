@@ -163,5 +163,6 @@ def test_attach_keeps_what_it_acknowledged_when_nodes_die(
         for value, victim in enumerate((3, 5, 1), start=1):
             cluster.signal(victim, signal.SIGKILL)
             asyncio.run(write_round(uri, value))
+            cluster.wait_members(8 - value)
             cluster.wait_whole()
             asyncio.run(read_back(cluster.uri("v", 0), value))

@@ -81,8 +81,9 @@ def test_a_returned_node_is_of_use_when_the_others_die(cluster: LiveCluster) -> 
     cluster.start_node(0)
     cluster.wait_ready(0)
     cluster.wait_members(8)
-    for victim in (1, 2, 3, 4, 5):
+    for left, victim in ((7, 1), (6, 2), (5, 3), (4, 4), (3, 5)):
         cluster.signal(victim)
+        cluster.wait_members(left)
         cluster.wait_whole()
     check(host, cluster)
     assert set(cluster.owners("v")) <= {0, 6, 7}
@@ -150,7 +151,7 @@ def test_a_clean_stop_and_start_needs_no_copying(cluster: LiveCluster) -> None:
     cluster.start()
     cluster.wait_whole()
     after = cluster.client.regions("v", 0, 4096)
-    assert [row["copies"] for row in after] == [row["copies"] for row in before]
+    assert [sorted(row["copies"]) for row in after] == [sorted(row["copies"]) for row in before]
     assert [cluster.status(n)["rebuild_bytes_total"] for n in range(8)] == [0] * 8
     check(host, cluster)
 
