@@ -113,6 +113,9 @@ class NodeCore:
         self.settings = settings
         self.effects = effects
         self.active = False
+        # Set when this node stops in order: as a rule the others are stopped with it, and a silence
+        # that was ordered must not cost them their copies.
+        self.muted = False
         leases.floor = catalog.version  # a snapshot does not say when owners changed
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}

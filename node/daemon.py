@@ -491,6 +491,7 @@ async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
     )
     log.info("node.started", node=config.node, incarnation=incarnation)
     await stop.wait()
+    node.core.muted = True
     await target.stop()
     await api.close()
     await node.stop()

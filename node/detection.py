@@ -122,6 +122,8 @@ class Detection:
         """Accuse before the leader whoever is silent, again and again until the catalog answers."""
         core = self._core
         self._next_report_ns = now_ns + REPORT_NS
+        if core.muted:
+            return
         for peer in sorted(self._suspects):
             incarnation, since_ns, broken = self._suspects[peer]
             state = core.catalog.node_state(NodeId(peer))

@@ -81,6 +81,8 @@ class Leader:
     def _judge(self, key: tuple[int, int], now_ns: int) -> None:
         about, incarnation = key
         core = self._core
+        if core.muted:
+            return
         if core.catalog.node_state(about) != (Liveness.UP, incarnation):
             self._reports.pop(key, None)
             return

@@ -33,6 +33,7 @@ class FakeCore:
     settings: CoreSettings = field(default_factory=lambda: CoreSettings(recruit_after_ns=0))
     self_id: int = 0
     incarnation: int = 10
+    muted: bool = False
     effects: list[NodeEffect] = field(default_factory=list)
     proposed: list[object] = field(default_factory=list)
     changes: list[object] = field(default_factory=list)
@@ -213,3 +214,15 @@ def test_a_leader_of_a_cluster_that_was_never_formed_forms_it() -> None:
     core = FakeCore(Catalog(), FakeRaft(rt.Members((NodeId(0),))), settings)
     leader_of(core).begin(0)
     assert core.proposed == [form]
+
+
+def test_a_leader_that_stops_in_order_accuses_nobody(core: FakeCore) -> None:
+    leader = Leader(core)  # type: ignore[arg-type]
+    core.muted = True
+    for reporter in (0, 2):
+        accuse(leader, about=1, by=reporter)
+    assert core.proposed == []
+    core.muted = False
+    for reporter in (0, 2):
+        accuse(leader, about=1, by=reporter)
+    assert core.proposed != []
