@@ -148,7 +148,15 @@ class IoPath:
     def _turn(self) -> None:
         self._scheduled = False
         self.drain()
-        self.flush_records()
+        self._send_collected()
+        if self._to_journal:
+            # Records leave before this node writes them: copies work meanwhile. Both are done here
+            # and not a turn later: with one operation in flight every turn is latency.
+            self.bus.flush()
+            self._append_collected()
+            assert self.store is not None
+            self.store.journal.flush()
+        self.bus.flush()
         self._on_control(None)
 
     def drain(self) -> None:

@@ -72,6 +72,9 @@ class MessageBus(Protocol):
         `message.data` must not change afterwards. InvalidRequest when it is too large for a frame.
         """
 
+    def flush(self) -> None:
+        """Send what is queued now; for a caller that has something slow to do in this turn."""
+
     def session(self, peer: int) -> int:
         """The session number of the link, 0 when it is down."""
 

@@ -336,10 +336,11 @@ class LinkTable:
     def flush_later(self, link: Connection) -> None:
         """Write what `link` has at the end of this turn of the loop."""
         if not self._dirty:
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self.flush)
         self._dirty.append(link)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """See `MessageBus`."""
         dirty = self._dirty
         self._dirty = []
         for link in dirty:
