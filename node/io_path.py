@@ -434,6 +434,8 @@ class IoPath:
             handle(peer, message)
         else:
             self.core.message(peer, message, self.clock.now_ns())
+            if not self.effects and type(message) is wire.Beacon:
+                return  # most messages of an idle cluster: a turn for each would be its cost
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
