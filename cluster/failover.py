@@ -1,103 +1,27 @@
-"""plan: what the leader proposes when a node falls silent, and who gets new copies afterwards.
+"""plan: who gets new copies after a loss.
 
 Nothing here decides alone: every answer is an entry for the catalog, and an entry that comes too
-late is void there. Detectors suggest; leases and versions decide.
+late is void there. Who is down, `node.leader` judges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from base.ids import NOBODY
 from base.units import NODES_MAX
-from cluster.catalog import Catalog, Liveness
+from cluster.catalog import Catalog
 from cluster.effects import Regions
-from cluster.entries import CutPair, NodeDown, RecruitCopies, recruits
+from cluster.entries import RecruitCopies, recruits
 from cluster.placement import U8, preferences, recruit_targets, spread_of
 from cluster.region_rules import bits_of
 from volume.virtual_volume import VirtualVolume
 
 ROWS_PER_ENTRY_MAX: Final = 2_000
-
-
-class Report(NamedTuple):
-    """A node says that it hears nothing of another (`transport.messages.ReportDown`)."""
-
-    reporter: int
-    reporter_incarnation: int
-    about: int
-    about_incarnation: int
-    silent_ms: int
-    link_broken: bool
-
-
-class LeaderView(NamedTuple):
-    """What the leader itself knows of the accused at this moment.
-
-    leader: its own node. silent_ms: since it last heard the accused life. link_broken: its link to
-    it is down.
-    """
-
-    leader: int
-    silent_ms: int
-    link_broken: bool
-
-
-class JudgeLimits(NamedTuple):
-    """heard_ms: a node heard more recently than that is heard well (two beacon intervals, say).
-    down_ms: one silent for longer is down. Between them the leader waits for itself to know."""
-
-    heard_ms: int
-    down_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """No entry now; `reason` is for the log. The reporter repeats its report."""
-
-    reason: str
-
-
-def plan_node_down(catalog: Catalog, node: int) -> NodeDown | None:
-    """The entry that ends the node's present life; None when it is not up."""
-    state = catalog.node_state(node)
-    if state.liveness is not Liveness.UP:
-        return None
-    return NodeDown(node, state.incarnation)
-
-
-def judge_report(
-    catalog: Catalog, report: Report, view: LeaderView, limits: JudgeLimits
-) -> NodeDown | CutPair | Wait:
-    """Is the accused down, or only out of reach of its accuser?
-
-    The leader neither hears it: down. The leader hears it well: the pair is cut. A link that broke
-    at both is enough evidence at once: a dead process closes its links, and a wrong verdict costs
-    a takeover, not data.
-    """
-    about = report.about
-    if report.reporter == about:
-        return Wait("a node accuses itself")
-    if catalog.node_state(report.reporter) != (Liveness.UP, report.reporter_incarnation):
-        return Wait("the accuser's life is not up")
-    if catalog.node_state(about) != (Liveness.UP, report.about_incarnation):
-        return Wait("the accused life is not up any more")
-    cut = CutPair(report.reporter, report.reporter_incarnation, about, report.about_incarnation)
-    if about == view.leader:
-        return cut  # the leader is alive: it is reading this
-    if report.reporter == view.leader:
-        # There is no second witness; the leader's own detector has already waited.
-        return NodeDown(about, report.about_incarnation)
-    if view.silent_ms >= limits.down_ms or (view.link_broken and report.link_broken):
-        return NodeDown(about, report.about_incarnation)
-    if view.silent_ms < limits.heard_ms and not view.link_broken:
-        return cut
-    return Wait("the leader is in doubt itself")
 
 
 def joins_in_progress(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,17 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from cluster import entries as log
 from cluster.catalog import Catalog
 from cluster.failover import (
-    JudgeLimits,
-    LeaderView,
-    Report,
-    Wait,
-    judge_report,
-    plan_node_down,
     plan_recruits,
 )
 from volume.physical_disk import build_inventory
@@ -19,7 +12,6 @@ from volume.provisioning_group import ProvisioningGroup
 
 PAGE = 4096
 REGION = 16 * PAGE
-LIMITS = JudgeLimits(heard_ms=160, down_ms=400)
 DISKS = build_inventory(
     cages=1, sleds_per_cage=1, disk_bytes=256 * REGION, chunklet_bytes=4 * REGION,
     spare_chunklets=0,
@@ -51,71 +43,6 @@ def planned_rows(planned: list[log.RecruitCopies]) -> dict[int, int]:
         regions = np.frombuffer(entry.regions, dtype="<u4").tolist()
         found.update(zip(regions, entry.nodes, strict=True))
     return found
-
-
-def report(about: int = 5, by: int = 2, broken: bool = False) -> Report:
-    return Report(by, 10 + by, about, 10 + about, 500, broken)
-
-
-# Judging reports.
-
-
-def test_the_plan_for_a_lost_node_names_its_present_life() -> None:
-    catalog = make()
-    assert plan_node_down(catalog, 5) == log.NodeDown(5, 15)
-    apply(catalog, log.NodeDown(5, 15))
-    assert plan_node_down(catalog, 5) is None
-
-
-def test_a_node_that_the_leader_does_not_hear_either_is_down() -> None:
-    verdict = judge_report(make(), report(), LeaderView(0, 400, False), LIMITS)
-    assert verdict == log.NodeDown(5, 15)
-
-
-def test_a_node_that_the_leader_hears_well_is_only_cut_from_its_accuser() -> None:
-    verdict = judge_report(make(), report(), LeaderView(0, 100, False), LIMITS)
-    assert verdict == log.CutPair(2, 12, 5, 15)
-
-
-def test_a_leader_in_doubt_waits() -> None:
-    verdict = judge_report(make(), report(), LeaderView(0, 200, False), LIMITS)
-    assert isinstance(verdict, Wait)
-
-
-def test_links_that_broke_at_both_are_enough_at_once() -> None:
-    verdict = judge_report(make(), report(broken=True), LeaderView(0, 10, True), LIMITS)
-    assert verdict == log.NodeDown(5, 15)
-
-
-def test_a_link_that_broke_at_the_leader_only_is_a_doubt() -> None:
-    verdict = judge_report(make(), report(), LeaderView(0, 10, True), LIMITS)
-    assert isinstance(verdict, Wait)
-
-
-def test_a_leader_that_is_accused_is_only_cut_from_its_accuser() -> None:
-    verdict = judge_report(make(), report(about=0), LeaderView(0, 0, False), LIMITS)
-    assert verdict == log.CutPair(2, 12, 0, 10)
-
-
-def test_the_leaders_own_accusation_needs_no_witness() -> None:
-    verdict = judge_report(make(), report(by=0), LeaderView(0, 300, False), LIMITS)
-    assert verdict == log.NodeDown(5, 15)
-
-
-@pytest.mark.parametrize("who", ["reporter", "about", "both the same"])
-def test_reports_of_lives_that_are_over_lead_to_nothing(who: str) -> None:
-    catalog = make()
-    said = report()
-    if who == "both the same":
-        said = report(about=2, by=2)
-    else:
-        node = said.reporter if who == "reporter" else said.about
-        apply(catalog, log.NodeUp(node, 30, True, False, INVENTORY))
-    verdict = judge_report(catalog, said, LeaderView(0, 400, False), LIMITS)
-    assert isinstance(verdict, Wait)
-
-
-# Recruiting.
 
 
 def test_nothing_is_recruited_while_every_row_is_whole() -> None:
