@@ -112,7 +112,7 @@ class Up:
 
     def watch(self) -> NoReturn:
         """Show the table once a second, until StopAsked is raised. Without a terminal there is
-        nobody to look, and asking eight nodes every second would cost a fiftieth of a core."""
+        nobody to look, and asking eight nodes every second costs about a hundredth of a core."""
         if self._as_json or not sys.stdout.isatty():
             while True:
                 self._note_events(SAMPLE_SECONDS)
