@@ -1,9 +1,13 @@
-"""plan: where the parts of a node on this machine find each other."""
+"""plan: where the parts of a node find each other: addresses, and sockets on one machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+
+from base.errors import ConfigError
+
+Address = tuple[str, int] | str  # TCP host and port, or the path of a Unix socket
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 SOCKET_PATH_BYTES_MAX: Final = 100  # the kernel takes 107 bytes; keep clear of it
@@ -20,3 +24,13 @@ def local_socket(directory: Path, host: str) -> str | None:
     if host not in LOOPBACK or len(path.encode()) > SOCKET_PATH_BYTES_MAX:
         return None
     return path
+
+
+def parse_address(text: str, key: str) -> Address:
+    """HOST:PORT or [HOST]:PORT, or a path with a slash in it. ConfigError names the key."""
+    if "/" in text:
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
+        raise ConfigError(f"{key}: {text!r} is not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)

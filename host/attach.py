@@ -41,6 +41,7 @@ from base.errors import (
 )
 from base.ids import NOBODY, node_name
 from base.log import configure
+from base.place import Address, parse_address
 from base.tasks import Supervisor
 from base.units import NS_PER_MS, NS_PER_S, SECTOR_BYTES
 from host.export import HostRequest, RequestKind, Result
@@ -48,7 +49,7 @@ from host.nbd_target import NbdLimits, NbdTarget
 from host.router import Piece, Router
 from host.topology import CALL, Topology, pack_query, unpack_topology
 from transport.bus import MessageBus
-from transport.link import Address, address_text
+from transport.link import address_text
 from transport.mesh import MeshClient, MeshClientConfig
 from transport.messages import AdminReply, AdminRequest, HostReplies, SyncReply
 
@@ -556,16 +557,6 @@ def main(arguments: Sequence[str]) -> int:
     log.info("attach.started", nodes=[address_text(node) for node in options.nodes])
     run(options)
     return 0
-
-
-def parse_address(text: str, key: str) -> Address:
-    """HOST:PORT or [HOST]:PORT, or a path with a slash in it. ConfigError names the key."""
-    if "/" in text:
-        return text
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) <= 65_535:
-        raise ConfigError(f"{key}: {text!r} is not HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def read_secret(path: Path) -> bytes:

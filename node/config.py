@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
 from base.errors import ConfigError, InvalidRequest, NotFound
 from base.ids import NodeId
+from base.place import parse_address
 from base.units import NODES_MAX, GiB, KiB, MiB, TiB, format_size
 from node.options import (
     REQUEST_BYTES_MAX,
@@ -143,6 +144,16 @@ def _nodes_agree(config: ClusterConfig) -> Broken:
             if place in seen:
                 yield here, f"{place[0]}:{place[1]} is already taken by {seen[place]}"
             seen.setdefault(place, here)
+        for peer, address in node.peer_addresses.items():
+            here = f"nodes[{index}].peer_addresses.{peer}"
+            if peer not in counts:
+                yield here, f"there is no node n{peer}"
+            elif peer <= node.id:
+                yield here, f"n{node.id} dials only nodes of a higher id; n{peer} dials it"
+            try:
+                parse_address(address, here)
+            except ConfigError as error:
+                yield here, str(error).removeprefix(f"{here}: ")
     domains = len({node.failure_domain for node in config.nodes})
     if config.volumes.copies > domains:
         yield (
@@ -441,6 +452,8 @@ def _rendered(options: Options, *, indent: str, dash: str, explain: bool) -> Ite
 
 
 def _written(value: object, *, sized: bool) -> str:
+    if isinstance(value, dict):
+        return str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).strip()
     if isinstance(value, str):
         return str(yaml.safe_dump(value, width=10_000)).splitlines()[0]
     if sized and isinstance(value, int) and value > 0:

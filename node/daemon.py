@@ -25,7 +25,7 @@ from base.device import BlockDevice
 from base.errors import ConfigError, StorageError
 from base.ids import NodeId
 from base.log import configure
-from base.place import local_socket
+from base.place import Address, local_socket, parse_address
 from base.tasks import Supervisor
 from base.units import NODES_MAX, NS_PER_MS, MiB
 from cluster import raft_types as rt
@@ -55,7 +55,6 @@ from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
 from transport.bus import MessageBus
-from transport.link import Address
 from volume.physical_disk import NodeInventory
 
 log = structlog.get_logger()
@@ -437,7 +436,11 @@ def _open_ports(config: NodeConfig, threads: SyncThreads) -> NodePorts:
 
 
 def _address_of(config: NodeConfig, peer: NodeOptions) -> Address:
-    """A peer whose directory lies beside ours is on this machine."""
+    """What the configuration says of this pair; else, a peer whose directory lies beside ours is on
+    this machine."""
+    given = config.options.peer_addresses.get(peer.id)
+    if given is not None:
+        return parse_address(given, "peer_addresses")
     directory = config.directory.parent / f"n{peer.id}"
     local = local_socket(directory, peer.host) if directory.exists() else None
     return local or (peer.host, peer.mesh_port)

@@ -71,6 +71,7 @@ Size = Annotated[
 ]  # fmt: skip
 Name = Annotated[str, BeforeValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
+NodeNumber = Annotated[int, Field(ge=0, lt=NODES_MAX)]
 
 
 class Options(BaseModel):
@@ -105,7 +106,7 @@ class ClusterOptions(Options):
 class NodeOptions(Options):
     """One node process."""
 
-    id: int = Field(ge=0, lt=NODES_MAX, description="0 to 7, printed n0 to n7.")
+    id: NodeNumber = Field(description="0 to 7, printed n0 to n7.")
     host: str = Field(
         default="127.0.0.1",
         min_length=1,
@@ -119,6 +120,11 @@ class NodeOptions(Options):
         ge=0,
         le=255,
         description="Two copies of a region are never in one; left out: the id of the node.",
+    )
+
+    peer_addresses: dict[NodeNumber, str] = Field(
+        default={},
+        description="Where this node dials a peer of a higher id, when not at its host and port.",
     )
 
     @model_validator(mode="before")

@@ -21,6 +21,7 @@ import structlog
 from base.device import Buffer
 from base.errors import AccessDenied, ConfigError, RemoteProtocolError
 from base.ids import NodeId
+from base.place import Address
 from base.tasks import Supervisor
 from base.units import KiB, MiB
 from transport.bus import BusStatistics, LinkStatistics, OnFailure, OnLink, OnMessage, is_client
@@ -38,7 +39,6 @@ from transport.messages import Refused
 
 log = structlog.get_logger()
 
-Address = tuple[str, int] | str  # TCP host and port, or the path of a Unix socket
 Handshake = Dialing | Accepting
 
 HANDSHAKE_BODY_BYTES_MAX: Final = 1 * KiB

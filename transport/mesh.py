@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from base.errors import ConfigError
 from base.ids import NodeId
+from base.place import Address
 from base.units import NODES_MAX
 from transport.bus import CLIENT_ID_END, CLIENT_ID_MIN, OnFailure, is_client
 from transport.handshake import ANYONE, Identity
-from transport.link import Address, Connection, LinkLimits, LinkTable, address_text
+from transport.link import Connection, LinkLimits, LinkTable, address_text
 
 SECRET_BYTES_MIN = 16
 

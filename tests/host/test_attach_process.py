@@ -16,13 +16,13 @@ import uvloop
 from base.clock import RealClock
 from base.errors import ConfigError, NotConnected, NotFound, RequestTimeout
 from base.ids import NodeId
+from base.place import Address, parse_address
 from base.units import KiB
 from host.attach import (
     AttachedVolume,
     AttachOptions,
     attach,
     main,
-    parse_address,
     read_secret,
     run,
     serve,
@@ -30,7 +30,6 @@ from host.attach import (
 from host.nbd_client import NbdClient
 from host.topology import Topology, pack_topology, unpack_query
 from transport import operation as op
-from transport.link import Address
 from transport.mesh import Mesh, MeshClient, MeshClientConfig, MeshConfig
 from transport.messages import AdminReply, AdminRequest, HostBatch, HostReplies, SyncReply
 

@@ -79,6 +79,18 @@ RULES: list[tuple[Any, str]] = [
         {"nodes": [NODE, {**OTHER, "nbd_port": 1003}]},
         r"file: nodes\[1\].nbd_port: .*already taken by nodes\[0\].admin_port",
     ),
+    (
+        {"nodes": [{**NODE, "peer_addresses": {5: "host:1"}}, OTHER]},
+        r"file: nodes\[0\].peer_addresses.5: there is no node n5",
+    ),
+    (
+        {"nodes": [NODE, {**OTHER, "peer_addresses": {0: "host:1"}}]},
+        r"file: nodes\[1\].peer_addresses.0: n1 dials only nodes of a higher id; n0 dials it",
+    ),
+    (
+        {"nodes": [{**NODE, "peer_addresses": {1: "host"}}, OTHER]},
+        r"file: nodes\[0\].peer_addresses.1: 'host' is not HOST:PORT",
+    ),
     ({"nodes": [NODE]}, "file: volumes.copies: 2 copies need as many failure domains"),
     (
         {"nodes": [{**NODE, "failure_domain": 3}, {**OTHER, "failure_domain": 3}]},
@@ -266,3 +278,13 @@ def test_json_schema_knows_every_section_and_refuses_others() -> None:
     schema = json_schema()
     assert set(schema["properties"]) == set(yaml.safe_load(EXAMPLE.read_text()))
     assert schema["additionalProperties"] is False
+
+
+def test_addresses_of_peers_are_read_back_as_they_were_written() -> None:
+    reached = {1: "10.0.0.2:4001", 2: "/run/eightfold/n2.sock"}
+    config = parse(
+        {"nodes": [{**NODE, "peer_addresses": reached}, OTHER,
+                   {"id": 2, "mesh_port": 1007, "nbd_port": 1008, "admin_port": 1009}]},
+        source="file",
+    )  # fmt: skip
+    assert parse_yaml(render(config), source="again") == config

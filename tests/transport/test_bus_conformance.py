@@ -12,9 +12,10 @@ import uvloop
 
 from base.errors import InvalidRequest, RemoteProtocolError
 from base.ids import NodeId
+from base.place import Address
 from base.units import MiB
 from transport.bus import MessageBus, is_client
-from transport.link import Address, LinkLimits
+from transport.link import LinkLimits
 from transport.mesh import Mesh, MeshClient, MeshClientConfig, MeshConfig
 from transport.messages import AdminRequest, HostBatch, SyncReply, SyncRequest
 from transport.sim import SimLimits, SimNetwork
