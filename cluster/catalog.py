@@ -28,6 +28,7 @@ from cluster.effects import (
     PairCut,
     Regions,
     RegionsChanged,
+    RegionsForced,
     RegionsLost,
     RegionsReduced,
     VolumeCreated,
@@ -42,7 +43,7 @@ from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
 from volume.volume_manager import VolumeManager
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 class Liveness(IntEnum):
@@ -58,6 +59,27 @@ class NodeState(NamedTuple):
 
     liveness: Liveness
     incarnation: int  # -1 when it was never up
+
+
+class Loss(NamedTuple):
+    """What an operator accepted for one region: everything that was acknowledged in epochs after
+    `copy_epoch` and before `epoch` is lost. The checkers hold the cluster to it (I34)."""
+
+    version: int  # of the catalog
+    epoch: int  # the region's new one
+    node: int  # whose copy opened
+    copy_epoch: int  # the last epoch of that copy; 0: it opened empty
+    waited_for: int  # bits of the nodes that had all of it; 0: it was lost already
+
+
+class Pins(NamedTuple):
+    """The nodes that an operator named for every region of a volume; -1: none."""
+
+    owner: int
+    replicant: int
+
+
+NO_PINS: Final = Pins(-1, -1)
 
 
 class InvolvedRows(NamedTuple):
@@ -82,6 +104,8 @@ class Catalog:
         self._lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX
         # Version at which each pair was last cut; symmetric.
         self._cuts: NDArray[np.uint64] = np.zeros((NODES_MAX, NODES_MAX), dtype=np.uint64)
+        self._pins: dict[int, Pins] = {}
+        self._losses: dict[int, dict[int, Loss]] = {}  # by volume and region, the last one
 
     # Applying.
 
@@ -126,11 +150,17 @@ class Catalog:
             case log.RemoveVolume():
                 plan = self.volume_manager.plan_remove(entry.volume)
                 removed = self.volume_manager.apply(plan, index)
+                self._pins.pop(removed.volume, None)
+                self._losses.pop(removed.volume, None)
                 return {"volume": removed.volume}, [VolumeRemoved(removed.volume)]
-            case log.RecruitCopies():
+            case log.RecruitCopies() | log.RehomeCopies():
                 return self._recruit(entry, index)
             case log.AdmitCopies() | log.CancelJoins() | log.MoveOwners():
                 return self._change_rows(entry, index)
+            case log.ReleaseCopies():
+                return self._release(entry, index)
+            case log.ForceOpen():
+                return self._force_open(entry, index)
 
     def _form(self, entry: log.FormCluster) -> Outcome:
         if self.cluster_id:
@@ -262,6 +292,8 @@ class Catalog:
             entry.l2_entries, entry.l3_entries, entry.policy, placement,
         )  # fmt: skip
         volume = manager.apply(plan, index).volume
+        if entry.owner >= 0:
+            self._pins[volume] = Pins(entry.owner, entry.replicant)
         return {"volume": volume}, [VolumeCreated(volume)]
 
     def _pinned_nodes(self, entry: log.CreateVolume) -> int:
@@ -330,11 +362,12 @@ class Catalog:
 
     # Copies that join, and owners that move.
 
-    def _recruit(self, entry: log.RecruitCopies, index: int) -> Outcome:
+    def _recruit(self, entry: log.RecruitCopies | log.RehomeCopies, index: int) -> Outcome:
         manager = self.volume_manager
         volume = manager.volume(entry.volume)
         asked = np.frombuffer(entry.regions, dtype="<u4").astype(np.intp)
-        regions, nodes = rules.recruit(
+        rule = rules.rehome if isinstance(entry, log.RehomeCopies) else rules.recruit
+        regions, nodes = rule(
             volume.table,
             asked,
             np.frombuffer(entry.nodes, dtype=np.uint8),
@@ -365,7 +398,9 @@ class Catalog:
         rows = log.unpack_rows(entry.rows)
         match entry:
             case log.AdmitCopies():
-                change = rules.admit(volume.table, rows, volume.copies)
+                change = rules.admit(
+                    volume.table, rows, volume.copies, self.domains, self._order_of(volume)
+                )
             case log.CancelJoins():
                 change = rules.cancel_joins(volume.table, rows)
             case log.MoveOwners():
@@ -380,8 +415,43 @@ class Catalog:
             effects.append(RegionsChanged(volume.volume, change.regions))
         return result, effects
 
+    def _release(self, entry: log.ReleaseCopies, index: int) -> Outcome:
+        volume = self.volume_manager.volume(entry.volume)
+        rows = log.unpack_rows(entry.rows)
+        regions, nodes = rules.release(volume.table, rows)
+        self.volume_manager.release_slots(volume.volume, regions, nodes, index)
+        effects: list[Effect] = []
+        if len(regions):
+            effects.append(RegionsChanged(volume.volume, regions))
+        return {"released": len(regions), "skipped": len(rows) - len(regions)}, effects
+
+    def _force_open(self, entry: log.ForceOpen, index: int) -> Outcome:
+        manager = self.volume_manager
+        volume, rows = manager.volume(entry.volume), log.unpack_rows(entry.rows)
+        table = volume.table
+        epochs = np.frombuffer(entry.copy_epochs, dtype="<u4")
+        change, held = rules.force_open(table, rows, epochs, self.up_mask)
+        empty = np.flatnonzero(held == 0)
+        if len(empty):  # refuses before it changes anything
+            regions = change.regions[empty]
+            manager.allocate_slots(volume.volume, regions, change.owner[empty], index)
+        losses = self._losses.setdefault(volume.volume, {}) if len(held) else {}
+        for at, region in enumerate(change.regions.tolist()):
+            losses[region] = Loss(
+                index, int(table.epoch[region]) + 1, int(change.owner[at]), int(held[at]),
+                int(table.in_sync[region]),
+            )  # fmt: skip
+        self._write(volume, change, index)
+        effects: list[Effect] = []
+        if len(held):
+            effects.append(RegionsChanged(volume.volume, change.regions))
+            effects.append(RegionsForced(volume.volume, change.regions))
+        opened = change.regions.astype("<u4").tobytes()
+        return {"regions": opened, "skipped": len(rows) - len(held)}, effects
+
     def _write(self, volume: VirtualVolume, change: RowChange, index: int) -> None:
         """Cannot fail: a `RowChange` is finished arrays."""
+        rules.part_joiners(change, self.domains)
         table, regions = volume.table, change.regions
         table.owner[regions] = change.owner
         table.in_sync[regions] = change.in_sync
@@ -389,6 +459,7 @@ class Catalog:
         table.offline[regions] = change.offline
         table.epoch[regions] += np.uint32(1)
         table.version[regions] = index
+        table.note_members(regions)
         if len(change.release_regions):
             self.volume_manager.release_slots(
                 volume.volume, change.release_regions, change.release_nodes, index
@@ -452,53 +523,13 @@ class Catalog:
             room[node] = free // region_bytes
         return room
 
-    def summary(self) -> dict[str, Any]:
-        """For status pages: plain values, nodes and volumes in order."""
-        owned = np.zeros(256, dtype=np.int64)
-        copies = np.zeros(NODES_MAX, dtype=np.int64)
-        joining = np.zeros(256, dtype=np.int64)
-        volumes: list[dict[str, Any]] = []
-        for volume in self.volume_manager.list_volumes():
-            table = volume.table
-            online = ~table.offline
-            owned += np.bincount(table.owner[online], minlength=256)
-            joining += np.bincount(table.joiner, minlength=256)
-            for node in self.nodes:
-                copies[node] += np.count_nonzero(table.in_sync >> node & 1)
-            few = online & (np.bitwise_count(table.in_sync) < volume.copies)
-            volumes.append(
-                {
-                    "volume": int(volume.volume),
-                    "name": volume.name,
-                    "size_bytes": volume.size_bytes,
-                    "group": volume.group,
-                    "copies": volume.copies,
-                    "policy": str(volume.policy),
-                    "regions": volume.regions,
-                    "degraded": int(np.count_nonzero(few)),
-                    "joining": int(np.count_nonzero(table.joiner != NOBODY)),
-                    "offline": int(np.count_nonzero(table.offline)),
-                    "lost": int(np.count_nonzero(table.offline & (table.in_sync == 0))),
-                }
-            )
-        nodes = [
-            {
-                "node": node,
-                "state": self._lives[node].liveness.name.lower(),
-                "incarnation": self._lives[node].incarnation,
-                "domain": self.domains[node],
-                "owned": int(owned[node]),
-                "in_sync": int(copies[node]),
-                "joining": int(joining[node]),
-            }
-            for node in self.nodes
-        ]
-        return {
-            "cluster_id": self.cluster_id,
-            "version": self.version,
-            "nodes": nodes,
-            "volumes": volumes,
-        }
+    def pins_of(self, volume: int) -> Pins:
+        """The nodes that an operator named for every region of the volume."""
+        return self._pins.get(volume, NO_PINS)
+
+    def losses_of(self, volume: int) -> dict[int, Loss]:
+        """By region, the last loss that an operator accepted. To read only."""
+        return self._losses.get(volume, {})
 
     def check(self) -> list[str]:
         """Broken invariants, in words; empty when all is well."""
@@ -531,6 +562,12 @@ class Catalog:
                 [[int(state.liveness), state.incarnation] for state in self._lives],
                 self._cuts.astype("<u8").tobytes(),
                 self.volume_manager.to_bytes(),
+                [[number, *pins] for number, pins in sorted(self._pins.items())],
+                [
+                    [number, region, *loss]
+                    for number, losses in sorted(self._losses.items())
+                    for region, loss in sorted(losses.items())
+                ],
             ]
         )
         return packed
@@ -539,7 +576,9 @@ class Catalog:
     def from_bytes(cls, data: bytes) -> Catalog:
         """Inverse of `to_bytes`; InvalidRequest when it is not one."""
         try:
-            form, version, cluster_id, nodes, domains, lives, cuts, volumes = msgpack.unpackb(data)
+            (
+                form, version, cluster_id, nodes, domains, lives, cuts, volumes, pins, losses
+            ) = msgpack.unpackb(data)  # fmt: skip
             if form != _FORMAT or type(version) is not int or type(cluster_id) is not str:
                 raise ValueError("unknown format")
             catalog = cls()
@@ -553,6 +592,9 @@ class Catalog:
             if len(catalog._lives) != NODES_MAX or len(catalog.domains) != NODES_MAX:
                 raise ValueError(f"{NODES_MAX} nodes are wanted")
             catalog.volume_manager = VolumeManager.from_bytes(volumes)
+            catalog._pins = {number: Pins(owner, other) for number, owner, other in pins}
+            for number, region, *loss in losses:
+                catalog._losses.setdefault(number, {})[region] = Loss(*loss)
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
             raise InvalidRequest(f"catalog snapshot: {error}") from None
         return catalog

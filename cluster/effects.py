@@ -52,6 +52,14 @@ class RegionsLost:
     regions: Regions
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionsForced:
+    """Rows that opened at an operator's word, without what their last members had."""
+
+    volume: VolumeId
+    regions: Regions
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeCreated:
     """A new volume with all its rows."""
@@ -79,6 +87,7 @@ Effect = (
     | RegionsChanged
     | RegionsReduced
     | RegionsLost
+    | RegionsForced
     | VolumeCreated
     | VolumeGrown
     | VolumeRemoved

@@ -243,6 +243,39 @@ class MoveOwners:
     rows: Rows
 
 
+@_entry(13)
+@dataclass(frozen=True, slots=True)
+class RehomeCopies:
+    """New copies begin to join regions that have enough: each replaces a member that is not the
+    owner, in the entry that admits it. `regions`, `nodes`: as in `RecruitCopies`."""
+
+    volume: Volume
+    regions: Annotated[bytes, Within(4, 4 * ROWS_MAX)]
+    nodes: Annotated[bytes, Within(1, ROWS_MAX)]
+
+
+@_entry(14)
+@dataclass(frozen=True, slots=True)
+class ReleaseCopies:
+    """Stale copies give their space back. `rows`: packed (region, epoch, node of the copy)."""
+
+    volume: Volume
+    rows: Rows
+
+
+@_entry(15)
+@dataclass(frozen=True, slots=True)
+class ForceOpen:
+    """An operator accepts a loss: offline regions open from an older copy, or empty. `rows`: packed
+    (region, epoch, node); `copy_epochs`: u32 each, little endian, the last epoch in which that copy
+    was in sync, 0 for none, which opens the region empty. A row is void when either epoch is not
+    the catalog's: so nothing is lost but what the operator was told."""
+
+    volume: Volume
+    rows: Rows
+    copy_epochs: Annotated[bytes, Within(4, 4 * ROWS_MAX)]
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -256,7 +289,12 @@ Entry = (
     | AdmitCopies
     | CancelJoins
     | MoveOwners
+    | RehomeCopies
+    | ReleaseCopies
+    | ForceOpen
 )
+
+_PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen)
 
 
 def encode(entry: Entry) -> bytes:
@@ -300,11 +338,18 @@ def decode(payload: bytes) -> Entry:
 
 
 def _check_rows(entry: Entry) -> None:
-    if isinstance(entry, AdmitCopies | CancelJoins | MoveOwners):
+    kind = type(entry).__name__
+    if isinstance(entry, _PACKED):
         if len(entry.rows) % ROW.itemsize:
-            raise _refuse(f"{type(entry).__name__}.rows", f"is not rows of {ROW.itemsize} bytes")
-    elif isinstance(entry, RecruitCopies) and len(entry.regions) != 4 * len(entry.nodes):
-        raise _refuse("RecruitCopies", "has not as many nodes as regions")
+            raise _refuse(f"{kind}.rows", f"is not rows of {ROW.itemsize} bytes")
+    elif isinstance(entry, RecruitCopies | RehomeCopies) and (
+        len(entry.regions) != 4 * len(entry.nodes)
+    ):
+        raise _refuse(kind, "has not as many nodes as regions")
+    if isinstance(entry, ForceOpen) and (
+        len(entry.copy_epochs) != 4 * (len(entry.rows) // ROW.itemsize)
+    ):
+        raise _refuse(kind, "has not as many epochs of copies as rows")
 
 
 def pack_rows(
@@ -328,6 +373,11 @@ def unpack_rows(data: bytes) -> NDArray[Any]:
 def recruits(volume: int, regions: NDArray[Any], nodes: NDArray[Any]) -> RecruitCopies:
     """The entry for these arrays of equal length."""
     return RecruitCopies(volume, regions.astype("<u4").tobytes(), nodes.astype(np.uint8).tobytes())
+
+
+def rehomes(volume: int, regions: NDArray[Any], nodes: NDArray[Any]) -> RehomeCopies:
+    """The entry for these arrays of equal length."""
+    return RehomeCopies(volume, regions.astype("<u4").tobytes(), nodes.astype(np.uint8).tobytes())
 
 
 def plain_inventory(inventory: tuple[object, ...]) -> bytes:

@@ -213,6 +213,33 @@ def recruit(
     return regions[fits], nodes[fits]
 
 
+def rehome(
+    table: RegionTable,
+    regions: Regions,
+    nodes: U8,
+    copies: int,
+    up: int,
+    domains: tuple[int, ...],
+) -> tuple[Regions, U8]:
+    """Regions with just enough copies that may have one of them on the given node instead,
+    ascending, and those nodes. The members stay until the joiner is in sync (`admit`)."""
+    regions, nodes = _first_mention(table, regions, nodes)
+    bit = bits_of(nodes)
+    in_sync = table.in_sync[regions]
+    stays = spread_of(bits_of(table.owner[regions]), domains)
+    # Of the members that are not the owner one leaves; it may be in the joiner's failure domain.
+    shared = in_sync & spread_of(bit, domains)
+    fits = (
+        ~table.offline[regions]
+        & (table.joiner[regions] == NOBODY)
+        & (bit & np.uint8(up) & ~in_sync & ~stays != 0)
+        & (np.bitwise_count(shared) <= 1)
+        & (np.bitwise_count(in_sync) == copies)
+        & (copies > 1)
+    )
+    return regions[fits], nodes[fits]
+
+
 def _first_mention(table: RegionTable, regions: Regions, nodes: U8) -> tuple[Regions, U8]:
     """Each region that exists once, ascending, with the node that was first given for it."""
     unique, at = np.unique(regions, return_index=True)
@@ -229,21 +256,41 @@ def matching(table: RegionTable, rows: NDArray[Any]) -> tuple[Regions, U8]:
     return regions[current], rows["node"][current]
 
 
-def admit(table: RegionTable, rows: NDArray[Any], copies: int) -> RowChange:
-    """Joiners become members. With enough of them, stale copies give their space back."""
+def admit(
+    table: RegionTable,
+    rows: NDArray[Any],
+    copies: int,
+    domains: tuple[int, ...],
+    preferences: Preferences,
+) -> RowChange:
+    """Joiners become members. Where that makes one too many, another leaves by the same entry and
+    gives its space back: at no time has a region fewer copies for it, or two in one failure domain.
+    Stale copies stay: their node may come back, and they are cheap to bring up to date."""
     regions, nodes = matching(table, rows)
     joined = (table.joiner[regions] == nodes) & (nodes != NOBODY)
     regions, nodes = regions[joined], nodes[joined]
     change = rows_as_they_are(table, regions)
-    change.in_sync |= bits_of(nodes)
     change.joiner[:] = NOBODY
-    # The joiner counts as used here, so what is stale now is stale afterwards too.
-    enough = np.bitwise_count(change.in_sync) >= copies
-    stale = table.stale_slots(regions[enough])
-    at, slot = np.nonzero(stale)
-    change.release_regions = regions[enough][at]
-    change.release_nodes = table.slot_node[change.release_regions, slot]
+    many = np.flatnonzero(np.bitwise_count(change.in_sync) >= copies)
+    if len(many):
+        mayleave = change.in_sync[many] & ~bits_of(change.owner[many])
+        near = mayleave & spread_of(bits_of(nodes[many]), domains)
+        candidates = np.where(near != 0, near, mayleave).astype(np.uint8)
+        order = preferences(regions[many])
+        leaves = first_of(order[:, ::-1], candidates)  # the least preferred
+        change.in_sync[many] &= ~bits_of(leaves)
+        gone = leaves != NOBODY
+        change.release_regions = regions[many][gone]
+        change.release_nodes = leaves[gone]
+    change.in_sync |= bits_of(nodes)
     return change
+
+
+def part_joiners(change: RowChange, domains: tuple[int, ...]) -> None:
+    """End joins that the change leaves in the failure domain of the owner: a joiner that replaces
+    a replicant may share the domain of that replicant only, and that one may own the region now."""
+    beside = bits_of(change.joiner) & spread_of(bits_of(change.owner), domains)
+    change.joiner[beside != 0] = NOBODY
 
 
 def cancel_joins(table: RegionTable, rows: NDArray[Any]) -> RowChange:
@@ -263,3 +310,40 @@ def move_owners(table: RegionTable, rows: NDArray[Any], up: int) -> RowChange:
     change = rows_as_they_are(table, regions[fits])
     change.owner = nodes[fits].copy()
     return change
+
+
+def release(table: RegionTable, rows: NDArray[Any]) -> tuple[Regions, U8]:
+    """Stale copies of regions that are served, and their nodes. An offline region keeps them: one
+    of them may be all that is left."""
+    regions, nodes = matching(table, rows)
+    slots = table.slots_of(regions, nodes)
+    stale = table.stale_slots(regions)[np.arange(len(regions)), slots] & (slots >= 0)
+    return regions[stale], nodes[stale]
+
+
+def force_open(
+    table: RegionTable, rows: NDArray[Any], copy_epochs: NDArray[Any], up: int
+) -> tuple[RowChange, NDArray[np.uint32]]:
+    """Offline rows that open at an operator's word, each on the node given for it, and the epoch of
+    the copy that it opens from; 0: the node has no copy, and the region opens empty."""
+    unique, at = np.unique(rows["region"], return_index=True)
+    known = unique < len(table)
+    regions, rows, wanted = unique[known].astype(np.intp), rows[at[known]], copy_epochs[at[known]]
+    nodes = rows["node"]
+    slots = table.slots_of(regions, nodes)
+    held = np.where(slots >= 0, table.slot_epoch[regions, slots], 0)
+    # A copy of epoch 0 was being filled when its owner was lost: a mixture, worse than nothing.
+    usable = (slots < 0) | (held > 0)
+    fits = (
+        table.offline[regions]
+        & (table.epoch[regions] == rows["epoch"])
+        & (bits_of(nodes) & np.uint8(up) != 0)
+        & (held == wanted)
+        & usable
+    )
+    change = rows_as_they_are(table, regions[fits])
+    change.owner = nodes[fits].copy()
+    change.in_sync = bits_of(nodes[fits])
+    change.joiner[:] = NOBODY
+    change.offline[:] = False
+    return change, held[fits].astype(np.uint32)

@@ -20,7 +20,7 @@ from base.units import NODES_MAX
 SLOTS: Final = 3  # owner, replicant, and one that is being recruited or has fallen behind
 REGIONS_MAX: Final = 1 << 22
 
-_MAGIC: Final = b"RT01"
+_MAGIC: Final = b"RT02"
 # Order and byte order are the format: equal tables have equal bytes on every machine.
 _COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("owner", "u1", 0),
@@ -32,6 +32,7 @@ _COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("slot_node", "u1", SLOTS),
     ("slot_ld", "<u4", SLOTS),
     ("slot_region", "<u4", SLOTS),
+    ("slot_epoch", "<u4", SLOTS),
 )
 _ROW_BYTES: Final = sum(np.dtype(kind).itemsize * max(1, width) for _, kind, width in _COLUMNS)
 
@@ -57,14 +58,15 @@ class RegionRow:
 class RegionTable:
     """`owner` u8 (NOBODY: none), `in_sync` u8 of node bits, `joiner` u8 (NOBODY: none), `epoch`
     u32, `version` u64 (catalog version of the row's last change), `offline` bool, and the copies:
-    `slot_node` u8[n, 3] (NOBODY: empty), `slot_ld` and `slot_region` u32[n, 3] (0 when empty).
+    `slot_node` u8[n, 3] (NOBODY: empty), `slot_ld` and `slot_region` u32[n, 3] (0 when empty),
+    `slot_epoch` u32[n, 3]: the last epoch in which that copy was in sync, 0 when it never was.
 
     A node in a slot that is neither in sync nor joining has a *stale* copy: its space is held.
     """
 
     __slots__ = (
-        "epoch", "in_sync", "joiner", "offline", "owner", "slot_ld", "slot_node", "slot_region",
-        "version",
+        "epoch", "in_sync", "joiner", "offline", "owner", "slot_epoch", "slot_ld", "slot_node",
+        "slot_region", "version",
     )  # fmt: skip
 
     owner: NDArray[np.uint8]
@@ -76,6 +78,7 @@ class RegionTable:
     slot_node: NDArray[np.uint8]
     slot_ld: NDArray[np.uint32]
     slot_region: NDArray[np.uint32]
+    slot_epoch: NDArray[np.uint32]
 
     def __init__(self, regions: int = 0) -> None:
         """Rows without owner or copy: whoever makes them fills them at once."""
@@ -117,6 +120,14 @@ class RegionTable:
         owning = nodes == self.owner[regions][:, None]
         return np.asarray(taken & ~member & ~joining & ~owning, dtype=np.bool_)
 
+    def note_members(self, regions: NDArray[Any]) -> None:
+        """Those rows have a new epoch: whoever is in sync now is so in that epoch."""
+        nodes = self.slot_node[regions]
+        shift = np.where(nodes != NOBODY, nodes, 0).astype(np.uint8)
+        member = (nodes != NOBODY) & (self.in_sync[regions][:, None] >> shift & 1 == 1)
+        epochs = self.epoch[regions][:, None]
+        self.slot_epoch[regions] = np.where(member, epochs, self.slot_epoch[regions])
+
     def row(self, region: int, node: int) -> RegionRow:
         """The region with the given node's own LD region."""
         slot = self.slot_of(region, node)
@@ -148,7 +159,7 @@ class RegionTable:
     def from_bytes(cls, data: bytes | memoryview) -> RegionTable:
         """Inverse of `to_bytes`; InvalidRequest when it is not one."""
         if len(data) < 8 or bytes(data[:4]) != _MAGIC:
-            raise InvalidRequest("region table: not in the format RT01")
+            raise InvalidRequest("region table: not in the format RT02")
         regions = int.from_bytes(data[4:8], "little")
         if regions > REGIONS_MAX or len(data) != 8 + regions * _ROW_BYTES:
             raise InvalidRequest(f"region table: {len(data)} bytes do not hold {regions} regions")
@@ -187,5 +198,8 @@ class RegionTable:
         joiner_bit = np.where(joins, np.left_shift(1, np.where(joins, self.joiner, 0) & 7), 0)
         report(joins & ((self.joiner >= NODES_MAX) | (joiner_bit & held == 0)), "no slot to join")
         report(joiner_bit & in_sync != 0, "the joiner is in sync already")
-        report((~taken & ((self.slot_ld | self.slot_region) != 0)).any(axis=1), "dirty empty slot")
+        used = self.slot_ld | self.slot_region | self.slot_epoch
+        report((~taken & (used != 0)).any(axis=1), "dirty empty slot")
+        later = np.asarray(self.slot_epoch > self.epoch[:, None])
+        report(later.any(axis=1), "a copy is of a later epoch")
         return faults

@@ -342,6 +342,7 @@ class VolumeManager:
             rows, slots = np.nonzero(placement == allocation.node)
             table.slot_ld[rows, slots] = allocation.ld
             table.slot_region[rows, slots] = allocation.ld_region
+            table.slot_epoch[rows, slots] = 1
             table.in_sync[rows] |= np.uint8(1 << allocation.node)
         return table
 
@@ -451,6 +452,8 @@ class VolumeManager:
             table.slot_node[rows_new[mine], slots[mine]] = allocation.node
             table.slot_ld[rows_new[mine], slots[mine]] = allocation.ld
             table.slot_region[rows_new[mine], slots[mine]] = allocation.ld_region
+        # A copy that is being filled is of no epoch until it is in sync.
+        table.slot_epoch[rows, table.slots_of(rows, per_row)] = 0
         table.version[rows] = version
         self._generation += 1
 
@@ -510,6 +513,7 @@ class VolumeManager:
         table.slot_node[rows, slots] = NOBODY
         table.slot_ld[rows, slots] = 0
         table.slot_region[rows, slots] = 0
+        table.slot_epoch[rows, slots] = 0
 
     # Showing, keeping, checking.
 
@@ -588,6 +592,7 @@ def _forget_node(table: RegionTable, node: int, version: int | None) -> None:
     table.slot_node[slots] = NOBODY
     table.slot_ld[slots] = 0
     table.slot_region[slots] = 0
+    table.slot_epoch[slots] = 0
     table.in_sync[member] &= np.uint8(~bit)
     table.joiner[table.joiner == node] = NOBODY
     # No owner is chosen here: the catalog does that. Until it has, the region is offline.

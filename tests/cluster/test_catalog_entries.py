@@ -24,6 +24,9 @@ EXAMPLES: list[log.Entry] = [
     log.AdmitCopies(1, ROWS),
     log.CancelJoins(1, ROWS),
     log.MoveOwners(1, ROWS),
+    log.RehomeCopies(1, bytes(8), bytes(2)),
+    log.ReleaseCopies(1, ROWS),
+    log.ForceOpen(1, ROWS, bytes(4 * (len(ROWS) // log.ROW.itemsize))),
 ]
 
 
@@ -38,6 +41,7 @@ def test_kinds_are_a_format() -> None:
         "FormCluster": 1, "NodeUp": 2, "NodeDown": 3, "CutPair": 4, "CreateGroup": 5,
         "CreateVolume": 6, "GrowVolume": 7, "RemoveVolume": 8, "RecruitCopies": 9,
         "AdmitCopies": 10, "CancelJoins": 11, "MoveOwners": 12,
+        "RehomeCopies": 13, "ReleaseCopies": 14, "ForceOpen": 15,
     }  # fmt: skip
 
 

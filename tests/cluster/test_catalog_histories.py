@@ -60,6 +60,8 @@ def entry_of(catalog: Catalog, step: Step) -> log.Entry:
         return log.NodeUp(node, max(0, life + 1 - (b == 7)), c in (1, 2), c == 3, INVENTORY)
     if kind == 7:
         return log.CutPair(node, life, other, catalog.node_state(other).incarnation)
+    if kind == 8 and volumes and c:
+        return copy_entry(catalog, volumes[b % len(volumes)], a, c)
     if kind <= 9:
         planned = plan_recruits(catalog, 2 + a)
         if planned:
@@ -83,6 +85,21 @@ def entry_of(catalog: Catalog, step: Step) -> log.Entry:
     return log.MoveOwners(number, log.pack_rows(regions, (regions + a) % NODES, epochs))
 
 
+def copy_entry(catalog: Catalog, number: int, a: int, c: int) -> log.Entry:
+    """Copies that change places, give their space back, or open at an operator's word."""
+    table = catalog.volumes[number].table
+    regions = np.arange(len(table))
+    if c == 1:
+        return log.rehomes(number, regions, (regions + a) % NODES)
+    nodes = (regions + a) % NODES
+    rows = log.pack_rows(regions, nodes, table.epoch)
+    if c == 2:
+        return log.ReleaseCopies(number, rows)
+    slots = table.slots_of(regions, nodes.astype(np.uint8))
+    held = np.where(slots >= 0, table.slot_epoch[regions, slots], 0)
+    return log.ForceOpen(number, rows, held.astype("<u4").tobytes())
+
+
 def row_tuples(catalog: Catalog) -> dict[tuple[int, int], tuple[int, ...]]:
     """(owner, in_sync, joiner, epoch, version, offline) of every region."""
     found = {}
@@ -99,8 +116,10 @@ def check_state(catalog: Catalog) -> None:
     for owner, in_sync, joiner, _, _, offline in row_tuples(catalog).values():
         assert offline or in_sync >> owner & 1
         holders = [node for node in range(NODES) if in_sync >> node & 1]
-        holders += [joiner] if joiner != NOBODY else []
         assert len({DOMAINS[node] for node in holders}) == len(holders)
+        if joiner != NOBODY:  # it may replace a member of its failure domain, never the owner
+            assert DOMAINS[joiner] != DOMAINS[owner]
+        holders += [joiner] if joiner != NOBODY else []
         if not offline:
             assert all(catalog.node_state(n).liveness is Liveness.UP for n in holders)
 
@@ -117,6 +136,10 @@ def check_step(before: dict, after: dict, entry: log.Entry, index: int) -> None:
         assert now_version in (version, index)
         if before[key] != after[key]:
             assert now_version == index
+        forced = isinstance(entry, log.ForceOpen)
+        if forced and offline and not now_offline:
+            assert now_in_sync == 1 << now_owner
+            continue
         if offline and not now_offline:
             assert in_sync >> now_owner & 1
             assert now_in_sync & ~in_sync == 0
@@ -124,6 +147,7 @@ def check_step(before: dict, after: dict, entry: log.Entry, index: int) -> None:
         if gained:
             assert isinstance(entry, log.AdmitCopies)
             assert gained == 1 << joiner
+            assert now_in_sync.bit_count() >= in_sync.bit_count()
             packed = {int(r["region"]): int(r["epoch"]) for r in log.unpack_rows(entry.rows)}
             assert packed[key[1]] == epoch
 
@@ -185,8 +209,11 @@ def test_entries_of_earlier_lives_and_epochs_are_void_when_repeated(history: lis
         last += 1
         catalog.apply(last, log.encode(log.NodeUp(node, life + 1, True, False, INVENTORY)))
     before = row_tuples(catalog)
-    fenced = (log.NodeUp, log.NodeDown, log.CutPair, log.AdmitCopies, log.CancelJoins)
-    repeats = [p for p in payloads if isinstance(log.decode(p), (*fenced, log.MoveOwners))]
+    fenced = (
+        log.NodeUp, log.NodeDown, log.CutPair, log.AdmitCopies, log.CancelJoins, log.MoveOwners,
+        log.ReleaseCopies, log.ForceOpen,
+    )  # fmt: skip
+    repeats = [p for p in payloads if isinstance(log.decode(p), fenced)]
     for payload in repeats:
         last += 1
         catalog.apply(last, payload)

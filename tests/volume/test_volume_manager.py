@@ -354,9 +354,20 @@ def test_a_region_that_has_a_slot_on_the_node_keeps_it() -> None:
     manager = cluster()
     create(manager, regions=3)
     regions = lose(manager, 1)
-    before = manager.volume("v").table.to_bytes()
+    before = manager.volume("v").table.slot_region.tobytes()
     manager.allocate_slots("v", regions, 1, version=10)
-    assert manager.volume("v").table.to_bytes() == before
+    assert manager.volume("v").table.slot_region.tobytes() == before
+
+
+def test_a_copy_that_is_filled_again_is_of_no_epoch() -> None:
+    manager = cluster()
+    create(manager, regions=3)
+    regions = lose(manager, 1)
+    table = manager.volume("v").table
+    slots = table.slots_of(regions, 1)
+    assert (table.slot_epoch[regions, slots] == 1).all()
+    manager.allocate_slots("v", regions, 1, version=10)
+    assert (table.slot_epoch[regions, slots] == 0).all()
 
 
 def test_a_stale_slot_is_freed_when_no_slot_is_empty() -> None:
