@@ -31,7 +31,6 @@ from cluster.entries import NodeUp, encode
 from cluster.membership import (
     Membership,
 )
-from node import state_transfer
 from node.agreement import PROPOSAL_NS, Agreement
 from node.detection import Detection
 from node.effects import (
@@ -51,8 +50,8 @@ from node.joins import Joins
 from node.leader import Leader
 from node.leases import LeaseTable
 from node.region_copy import RegionCopy
+from node.region_messages import RegionMessages
 from node.roles import OWNER, TRANSFER_ASKED
-from node.roles import REFUSED as REFUSED_TRANSFER
 from transport import messages as wire
 from transport.operation import Record
 
@@ -140,13 +139,7 @@ class NodeCore:
         self._compacted = catalog.version
         self._on: dict[type[Any], Any] = {
             wire.Beacon: self.detection.on_beacon,
-            wire.ReplicateAcks: self._on_acks,
-            wire.ReplicateRefused: self._on_refused,
-            wire.CommitPoints: self._on_commit_points,
-            wire.TransferBegin: self._on_transfer_begin,
-            wire.TransferReply: self._on_transfer_reply,
-            wire.TransferEnd: self._on_transfer_end,
-            wire.TransferEnded: self._on_transfer_ended,
+            **RegionMessages(self).handlers(),
             wire.ProposeRequest: self.agreement.on_propose_request,
             wire.ProposeReply: self.agreement.on_propose_reply,
             wire.ReportDown: self.detection.on_report,
@@ -193,7 +186,7 @@ class NodeCore:
         self.agreement.tick(now_ns)
         if self.opening:
             for copy in list(self.opening):
-                self._advance(copy, now_ns)
+                self.advance(copy, now_ns)
         if self.waiting:
             waiting, self.waiting = list(self.waiting), {}
             for copy in waiting:
@@ -358,7 +351,8 @@ class NodeCore:
         self._stuck.pop(copy, None)
         self.effects.append(CloseRegion(copy))
 
-    def _advance(self, copy: RegionCopy, now_ns: int) -> None:
+    def advance(self, copy: RegionCopy, now_ns: int) -> None:
+        """Open the copy if its time has come; it may be opening no longer."""
         copy.advance(now_ns)
         if copy.serving or not copy.opening:
             self.opening.pop(copy, None)
@@ -578,57 +572,6 @@ class NodeCore:
                 return
         if self.active:
             copy.replicate(peer, record, epoch, committed)
-
-    def _on_acks(self, peer: int, message: wire.ReplicateAcks, now_ns: int) -> None:
-        for volume, region, epoch, seq, synced, session in message.acks:
-            by_region = self.copies.get(volume)
-            copy = by_region.get(region) if by_region is not None else None
-            if copy is None:
-                continue
-            copy.peer_acknowledged(peer, epoch, seq, synced, session)
-            if session:
-                self.joins.alive(copy, now_ns)
-            if copy.opening:
-                self._advance(copy, now_ns)
-
-    def _on_refused(self, peer: int, message: wire.ReplicateRefused, now_ns: int) -> None:
-        copy = self.copies.get(message.volume, {}).get(message.region)
-        if copy is not None:
-            copy.refused(peer, message.epoch, message.prepared, message.reason)
-
-    def _on_commit_points(self, peer: int, message: wire.CommitPoints, now_ns: int) -> None:
-        for volume, region, epoch, committed, record_epoch in message.points:
-            copy = self.copies.get(volume, {}).get(region)
-            if copy is not None:
-                copy.commit_point(peer, epoch, committed, record_epoch)
-
-    def _on_transfer_begin(self, peer: int, message: wire.TransferBegin, now_ns: int) -> None:
-        copy = self.copy_at(message.volume, message.region, now_ns)
-        if copy is not None and self.active:
-            state_transfer.begin(copy, peer, message)
-        elif self.active:
-            # The catalog of the owner is ahead of this node's: it asks again soon.
-            refused = wire.TransferReply(
-                message.volume, message.region, message.epoch, message.session, REFUSED_TRANSFER
-            )
-            self.effects.append(Send(peer, refused))
-
-    def _on_transfer_reply(self, peer: int, message: wire.TransferReply, now_ns: int) -> None:
-        copy = self.copies.get(message.volume, {}).get(message.region)
-        if copy is not None and message.epoch == copy.epoch:
-            self.joins.alive(copy, now_ns)
-            state_transfer.answered(copy, peer, message.session, message.outcome)
-
-    def _on_transfer_end(self, peer: int, message: wire.TransferEnd, now_ns: int) -> None:
-        copy = self.copies.get(message.volume, {}).get(message.region)
-        if copy is not None and self.active:
-            state_transfer.end(copy, peer, message)
-
-    def _on_transfer_ended(self, peer: int, message: wire.TransferEnded, now_ns: int) -> None:
-        copy = self.copies.get(message.volume, {}).get(message.region)
-        if copy is not None and message.epoch == copy.epoch:
-            self.joins.alive(copy, now_ns)
-            state_transfer.ended(copy, peer, message.session)
 
 
 __all__ = ["Answer", "CoreSettings", "NodeCore"]

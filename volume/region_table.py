@@ -199,7 +199,7 @@ class RegionTable:
         report(joins & ((self.joiner >= NODES_MAX) | (joiner_bit & held == 0)), "no slot to join")
         report(joiner_bit & in_sync != 0, "the joiner is in sync already")
         used = self.slot_ld | self.slot_region | self.slot_epoch
-        report((~taken & (used != 0)).any(axis=1), "dirty empty slot")
-        later = np.asarray(self.slot_epoch > self.epoch[:, None])
-        report(later.any(axis=1), "a copy is of a later epoch")
+        report((~taken & (used != 0)).sum(axis=1) != 0, "dirty empty slot")
+        later = (self.slot_epoch > self.epoch[:, None]).sum(axis=1)
+        report(later != 0, "a copy is of a later epoch")
         return faults
