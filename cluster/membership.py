@@ -181,7 +181,7 @@ class Membership:
         if peer is None:
             return []
         if isinstance(event, BeaconHeard):
-            return self._on_heard(now_ns, event, peer)
+            return self._on_heard(now_ns, event.peer, event.incarnation, peer)
         if isinstance(event, LinkUp):
             peer.broken_ns = _NEVER
             return []
@@ -191,6 +191,12 @@ class Membership:
         if peer.incarnation <= peer.down_incarnation:
             peer.state, peer.report_ns = PeerState.DOWN, _NEVER
         return []
+
+    def heard(self, now_ns: int, node: NodeId, incarnation: Incarnation) -> list[MembershipEffect]:
+        """`step` for a BeaconHeard, which is what most events are: without an object for each."""
+        self._notice_lateness(now_ns)
+        peer = self._peers.get(node)
+        return self._on_heard(now_ns, node, incarnation, peer) if peer is not None else []
 
     # ------------------------------------------------------------ events
 
@@ -212,8 +218,10 @@ class Membership:
         return effects
 
     def _notice_lateness(self, now_ns: int) -> None:
-        config = self._config
         late_ns = now_ns - self._next_ns
+        if late_ns <= 0:
+            return
+        config = self._config
         if late_ns <= config.late_tick_ms * NS_PER_MS:
             return
         # What was sent to us meanwhile still waits to be read: give everybody that time again. And
@@ -257,14 +265,16 @@ class Membership:
         broken = peer.broken_ns != _NEVER
         effects.append(PeerSuspected(node, silent_ms, broken, peer.incarnation))
 
-    def _on_heard(self, now_ns: int, event: BeaconHeard, peer: _Peer) -> list[MembershipEffect]:
-        if event.incarnation < peer.incarnation or event.incarnation <= peer.down_incarnation:
+    def _on_heard(
+        self, now_ns: int, node: NodeId, incarnation: Incarnation, peer: _Peer
+    ) -> list[MembershipEffect]:
+        if incarnation < peer.incarnation or incarnation <= peer.down_incarnation:
             return []  # of a life that is over
-        news = peer.state is not PeerState.ALIVE or event.incarnation > peer.incarnation
-        peer.incarnation = event.incarnation
+        news = peer.state is not PeerState.ALIVE or incarnation > peer.incarnation
+        peer.incarnation = incarnation
         peer.quiet_since_ns = now_ns
         peer.state, peer.report_ns, peer.broken_ns = PeerState.ALIVE, _NEVER, _NEVER
-        return [PeerAlive(event.peer, event.incarnation)] if news else []
+        return [PeerAlive(node, incarnation)] if news else []
 
     def _on_link_down(self, now_ns: int, node: NodeId, peer: _Peer) -> list[MembershipEffect]:
         if peer.broken_ns == _NEVER:

@@ -15,7 +15,6 @@ from cluster.catalog import Liveness
 from cluster.membership import (
     TICK,
     BeaconDue,
-    BeaconHeard,
     DeclaredDown,
     LinkDown,
     LinkUp,
@@ -77,8 +76,8 @@ class Detection:
         state = core.catalog.node_state(NodeId(peer))
         known = state.liveness is Liveness.UP and state.incarnation == beacon.incarnation
         core.leases.heard(peer, beacon, known=known)
-        heard = BeaconHeard(NodeId(peer), Incarnation(beacon.incarnation))
-        for effect in core.membership.step(now_ns, heard):
+        heard = core.membership.heard(now_ns, NodeId(peer), Incarnation(beacon.incarnation))
+        for effect in heard:
             self.perform(effect, now_ns)
 
     def perform(self, effect: MembershipEffect, now_ns: int) -> None:

@@ -17,6 +17,8 @@ from transport.operation import Record
 
 CLIENT_FIRST = 1 << 16
 TIMEOUT_NS = 20 * NS_PER_S
+RETRY_NS = 10 * NS_PER_MS
+IDLE_NS = 50 * NS_PER_MS
 
 _BATCH = wire.HostBatch(0, b"")
 _REQUEST_KIND = {
@@ -114,7 +116,13 @@ class SimHost:
             self.router.topology_changed(self.kernel.now_ns)
         self.router.tick(self.kernel.now_ns)
         self.turn()
-        self.kernel.after(10 * NS_PER_MS, self.tick)
+        now_ns = self.kernel.now_ns
+        wake_ns = self.workload.wake_ns()
+        # Answers wake the host by themselves; it looks again for what waits, or for its next turn.
+        next_ns = now_ns + (RETRY_NS if len(self.router) else IDLE_NS)
+        if wake_ns is not None and now_ns < wake_ns < next_ns:
+            next_ns = wake_ns
+        self.kernel.at(next_ns, self.tick)
 
     def turn(self) -> None:
         """Everything that may be sent now, as one message per owner."""

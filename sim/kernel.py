@@ -36,6 +36,7 @@ from volume.physical_disk import build_inventory
 from volume.provisioning_group import ProvisioningGroup
 
 _MASK64 = (1 << 64) - 1
+_ONE_IN_50 = (1 << 32) // 50
 
 Key = tuple[int, int]
 Sectors = dict[int, bytes]
@@ -163,7 +164,9 @@ class Kernel:
     def at(self, when_ns: int, call: Callable[..., None], *arguments: Any) -> None:
         """Call it at that time; ties in the order of asking."""
         self._seq += 1
-        heapq.heappush(self._heap, (max(when_ns, self.now_ns), self._seq, call, arguments))
+        if when_ns < self.now_ns:
+            when_ns = self.now_ns
+        heapq.heappush(self._heap, (when_ns, self._seq, call, arguments))
 
     def after(self, delay_ns: int, call: Callable[..., None], *arguments: Any) -> None:
         """Call it that much later."""
@@ -171,11 +174,12 @@ class Kernel:
 
     def run_until(self, when_ns: int, stop: Callable[[], bool] | None = None) -> None:
         """Run events up to that time, or until `stop()`, asked after each event."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= when_ns:
-            self.now_ns, _, call, arguments = heapq.heappop(heap)
+            now_ns, _, call, arguments = pop(heap)
+            self.now_ns = now_ns
             self.events += 1
-            self.trace_hash = (self.trace_hash * 0x100000001B3 + self.now_ns) & _MASK64
+            self.trace_hash = (self.trace_hash * 0x100000001B3 + now_ns) & _MASK64
             call(*arguments)
             if stop is not None and stop():
                 return
@@ -247,14 +251,21 @@ class Kernel:
         """In order within a session; lost when it ends before the message arrives."""
         if (sender, receiver) in self.cuts or receiver not in self.endpoints:
             return
-        config, rng = self.config, self._net_rng
-        delay_ns = config.delay_ns // 2 + rng.below(config.delay_ns)
-        if rng.below(50) == 0:
-            delay_ns += rng.below(config.delay_tail_ns)
+        # One draw for both: its low half says how long, its high half whether the tail comes on top.
+        config = self.config
+        draw = self._net_rng.next64()
+        delay_ns = config.delay_ns // 2 + ((draw & 0xFFFFFFFF) * config.delay_ns >> 32)
+        if draw >> 32 < _ONE_IN_50:
+            delay_ns += self._net_rng.below(config.delay_tail_ns)
         pair = (sender, receiver)
-        when_ns = max(self.now_ns + delay_ns, self._last_delivery.get(pair, 0) + 1)
+        when_ns = self.now_ns + delay_ns
+        last_ns = self._last_delivery.get(pair, 0)
+        if when_ns <= last_ns:
+            when_ns = last_ns + 1
         self._last_delivery[pair] = when_ns
-        self.at(when_ns, self._arrive, sender, receiver, self.sessions.get(pair, 0), message)
+        self._seq += 1
+        arguments = (sender, receiver, self.sessions.get(pair, 0), message)
+        heapq.heappush(self._heap, (when_ns, self._seq, self._arrive, arguments))
 
     def _arrive(self, sender: int, receiver: int, session: int, message: object) -> None:
         if session == self.sessions.get((sender, receiver), 0):
@@ -294,7 +305,8 @@ class KernelNode:
 
     def clock_ns(self, true_ns: int | None = None) -> int:
         """This node's own clock: it drifts."""
-        true_ns = self.kernel.now_ns if true_ns is None else true_ns
+        if true_ns is None:
+            true_ns = self.kernel.now_ns
         return true_ns + true_ns * self._rate_ppm // 1_000_000
 
     # ------------------------------------------------------------------ life
@@ -417,6 +429,13 @@ class KernelNode:
             return
         kind = type(message)
         core = self.core
+        if kind is wire.Beacon:
+            # Most messages are beacons, and most of them change nothing but when silence begins:
+            # no deadline comes nearer by them unless they have effects.
+            core.detection.on_beacon(sender, message, self.clock_ns())  # type: ignore[arg-type]
+            if self.effects:
+                self.perform()
+            return
         if kind is list:
             for record, epoch, committed in message:  # type: ignore[attr-defined]
                 core.replicate(sender, clone(record), epoch, committed, self.clock_ns())
@@ -533,16 +552,18 @@ class KernelNode:
             at += 1
             PERFORM[type(effect)](self, effect)
         effects.clear()
-        for peer in sorted(self._records):
-            self.kernel.send(self.node, peer, self._records[peer])
-        self._records.clear()
-        for peer in sorted(self._acks):
-            acks = tuple(
-                (ack.copy.volume, ack.copy.region, ack.epoch, ack.seq, ack.synced, ack.session)
-                for ack in self._acks[peer].values()
-            )
-            self.kernel.send(self.node, peer, wire.ReplicateAcks(0, acks))
-        self._acks.clear()
+        if self._records:
+            for peer in sorted(self._records):
+                self.kernel.send(self.node, peer, self._records[peer])
+            self._records.clear()
+        if self._acks:
+            for peer in sorted(self._acks):
+                acks = tuple(
+                    (ack.copy.volume, ack.copy.region, ack.epoch, ack.seq, ack.synced, ack.session)
+                    for ack in self._acks[peer].values()
+                )
+                self.kernel.send(self.node, peer, wire.ReplicateAcks(0, acks))
+            self._acks.clear()
         if self._journal and not self._journal_busy:
             self._journal_busy = True
             delay_ns = self.kernel.config.journal_ns // 2 + self._rng.below(

@@ -271,7 +271,7 @@ MUTATIONS = [
     (read_without_a_lease, PARTED, range(12)),
     (check_the_lease_only_before_the_fetch, STOPPED, range(30)),
     (admit_without_waiting_for_the_joiner, CRASHED, range(10, 60)),
-    (restart_the_transfer_while_the_admission_is_out, FLAPPING, range(40)),
+    (restart_the_transfer_while_the_admission_is_out, FLAPPING, range(100, 140)),
     (go_on_at_the_same_epoch_after_a_restart, CRASHED, range(4)),
     (forget_operation_ids, CRASHED, range(12)),
     (serve_before_granted_leases_end, PARTED, range(30)),
