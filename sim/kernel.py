@@ -251,7 +251,7 @@ class Kernel:
         """In order within a session; lost when it ends before the message arrives."""
         if (sender, receiver) in self.cuts or receiver not in self.endpoints:
             return
-        # One draw for both: its low half says how long, its high half whether the tail comes on top.
+        # One draw for both: its low half says how long, its high half whether there is a tail.
         config = self.config
         draw = self._net_rng.next64()
         delay_ns = config.delay_ns // 2 + ((draw & 0xFFFFFFFF) * config.delay_ns >> 32)
