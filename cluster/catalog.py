@@ -101,6 +101,7 @@ class Catalog:
         self.nodes: tuple[int, ...] = ()  # of the cluster, ascending
         self.domains: tuple[int, ...] = tuple(range(NODES_MAX))  # by node number
         self.volume_manager = VolumeManager()
+        self.rebalancing = False  # an operator wants copies and owners to go home
         self._lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX
         # Version at which each pair was last cut; symmetric.
         self._cuts: NDArray[np.uint64] = np.zeros((NODES_MAX, NODES_MAX), dtype=np.uint64)
@@ -161,6 +162,9 @@ class Catalog:
                 return self._release(entry, index)
             case log.ForceOpen():
                 return self._force_open(entry, index)
+            case log.Rebalance():
+                self.rebalancing = entry.wanted
+                return {"rebalancing": entry.wanted}, []
 
     def _form(self, entry: log.FormCluster) -> Outcome:
         if self.cluster_id:
@@ -568,6 +572,7 @@ class Catalog:
                     for number, losses in sorted(self._losses.items())
                     for region, loss in sorted(losses.items())
                 ],
+                self.rebalancing,
             ]
         )
         return packed
@@ -577,7 +582,8 @@ class Catalog:
         """Inverse of `to_bytes`; InvalidRequest when it is not one."""
         try:
             (
-                form, version, cluster_id, nodes, domains, lives, cuts, volumes, pins, losses
+                form, version, cluster_id, nodes, domains, lives, cuts, volumes, pins, losses,
+                rebalancing,
             ) = msgpack.unpackb(data)  # fmt: skip
             if form != _FORMAT or type(version) is not int or type(cluster_id) is not str:
                 raise ValueError("unknown format")
@@ -592,6 +598,7 @@ class Catalog:
             if len(catalog._lives) != NODES_MAX or len(catalog.domains) != NODES_MAX:
                 raise ValueError(f"{NODES_MAX} nodes are wanted")
             catalog.volume_manager = VolumeManager.from_bytes(volumes)
+            catalog.rebalancing = rebalancing
             catalog._pins = {number: Pins(owner, other) for number, owner, other in pins}
             for number, region, *loss in losses:
                 catalog._losses.setdefault(number, {})[region] = Loss(*loss)

@@ -276,6 +276,15 @@ class ForceOpen:
     copy_epochs: Annotated[bytes, Within(4, 4 * ROWS_MAX)]
 
 
+@_entry(16)
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """Copies and owners are to go home even where fail-back waits for an operator; the leader ends
+    it when nothing is left to move."""
+
+    wanted: bool
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -292,6 +301,7 @@ Entry = (
     | RehomeCopies
     | ReleaseCopies
     | ForceOpen
+    | Rebalance
 )
 
 _PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen)

@@ -31,7 +31,7 @@ Bools = NDArray[np.bool_]
 Preferences = Callable[[Regions], U8]  # regions -> their orders of preference
 
 _NONE: Final[Regions] = np.zeros(0, dtype=np.intp)
-_LOWEST: Final[U8] = np.array(
+LOWEST: Final[U8] = np.array(
     [NOBODY] + [(mask & -mask).bit_length() - 1 for mask in range(1, 256)], dtype=np.uint8
 )
 
@@ -79,7 +79,7 @@ def _clear(mask: U8, node: int) -> U8:
 def _heirs(candidates: U8, regions: Regions, preferences: Preferences) -> U8:
     """The new owner of each region; NOBODY without a candidate. One survivor of a node must not
     get all of its regions, so where there is a choice the placement makes it."""
-    heirs = _LOWEST[candidates]
+    heirs = LOWEST[candidates]
     several = np.flatnonzero(np.bitwise_count(candidates) > 1)
     if len(several):
         heirs[several] = first_of(preferences(regions[several]), candidates[several])

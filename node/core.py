@@ -15,7 +15,7 @@ import numpy as np
 
 from base.errors import NotOwner, StorageError
 from base.ids import NOBODY, NodeId
-from base.units import NS_PER_MS
+from base.units import NS_PER_MS, NS_PER_S
 from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
@@ -23,6 +23,7 @@ from cluster.effects import (
     NodeChanged,
     PairCut,
     RegionsChanged,
+    RegionsForced,
     VolumeCreated,
     VolumeGrown,
     VolumeRemoved,
@@ -46,6 +47,8 @@ from node.effects import (
     Token,
     TopologyChanged,
 )
+from node.flapping import Flapping, FlapPolicy
+from node.handover import HandOver
 from node.joins import Joins
 from node.leader import Leader
 from node.leases import LeaseTable
@@ -74,6 +77,10 @@ class CoreSettings:
     form_entry: bytes = b""  # what a leader of an unformed cluster proposes
     recruit_after_ns: int = 200 * NS_PER_MS
     voters_max: int = 8  # nodes beyond so many listen and do not vote
+    failback: bool = True  # copies and owners go home by themselves
+    failback_per_s: int = 20  # regions, together
+    stale_keep_ns: int = 600 * NS_PER_S  # how long the copies of a node that is down are kept
+    flaps: FlapPolicy = FlapPolicy()  # noqa: RUF009 - frozen
 
 
 class NodeCore:
@@ -123,8 +130,10 @@ class NodeCore:
         self.opening: dict[RegionCopy, None] = {}
         self.waiting: dict[RegionCopy, None] = {}
         self.open_at_ns = now_ns + leases.grace_ns
+        self.flapping = Flapping(settings.flaps)
         self.duties = Leader(self)
         self.detection = Detection(self)
+        self.handover = HandOver(self)
         self.joins = Joins(self, incarnation << 24)
         self.agreement = Agreement(self, effects, incarnation << 24)
         self._owners: dict[int, Any] = {}
@@ -143,6 +152,7 @@ class NodeCore:
             wire.ProposeRequest: self.agreement.on_propose_request,
             wire.ProposeReply: self.agreement.on_propose_reply,
             wire.ReportDown: self.detection.on_report,
+            wire.OwnerReleased: self.handover.on_released,
         }
         for kind in (
             wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
@@ -323,6 +333,7 @@ class NodeCore:
             self.effects.append(OpenRegion(copy, fresh))
         members = MEMBERS_OF[row.in_sync]
         sole = len(members) == 1 and virtual.copies > 1
+        served_epoch = self.handover.served(copy)
         copy.configure(
             epoch=row.epoch,
             owner=row.owner,
@@ -341,6 +352,7 @@ class NodeCore:
             if copy.waiting:
                 self.waiting[copy] = None
         self.joins.configured(copy, now_ns)
+        self.handover.configured(copy, served_epoch, now_ns)
 
     def _drop(self, copy: RegionCopy) -> None:
         copy.retire()
@@ -436,9 +448,11 @@ class NodeCore:
                 self._owners[effect.volume] = self._table(effect.volume).owner.copy()
             elif isinstance(effect, NodeChanged):
                 self._on_node_changed(effect.node, index, now_ns)
-            elif isinstance(effect, PairCut) and self.self_id in (effect.first, effect.second):
-                other = effect.second if effect.first == self.self_id else effect.first
-                self.leases.answered(other)
+            elif isinstance(effect, PairCut):
+                self._on_pair_cut(effect, now_ns)
+            elif isinstance(effect, RegionsForced):
+                rows = effect.regions.tolist()
+                self.effects.append(Note("regions.forced", volume=effect.volume, regions=rows))
         if applied.effects:
             self.effects.append(TopologyChanged())
         if index - self._compacted >= self.settings.snapshot_entries:
@@ -464,6 +478,7 @@ class NodeCore:
         if self.active:
             for copy in self._all_copies():
                 self._configure(copy, now_ns)
+        self.handover.send()
         self.effects.append(TopologyChanged())
 
     def _on_regions_changed(self, volume: int, index: int, now_ns: int) -> None:
@@ -487,6 +502,29 @@ class NodeCore:
         for copy in list(self.copies.get(volume, {}).values()):
             if version[copy.region] == index:
                 self._configure(copy, now_ns)
+        self.handover.send()
+
+    def _on_pair_cut(self, effect: PairCut, now_ns: int) -> None:
+        pair = (effect.first, effect.second)
+        if self.self_id in pair:
+            self.leases.answered(pair[0] if pair[1] == self.self_id else pair[1])
+        if self.active:
+            low, high = sorted(pair)
+            if self.flapping.lost((low, high), now_ns):
+                hold_s = self.flapping.hold_left_ns((low, high), now_ns) // NS_PER_S
+                self.effects.append(Note("pair.damped", first=low, second=high, hold_s=hold_s))
+            # Nobody says when the link is back: the hold is counted from the cut.
+            self.flapping.back((low, high), now_ns)
+
+    def _note_life(self, node: int, now_ns: int) -> None:
+        """Losses and returns of nodes as they happen; not those of a log that is replayed."""
+        if not self.active:
+            return
+        if self.catalog.node_state(node).liveness is Liveness.UP:
+            self.flapping.back(node, now_ns)
+        elif self.flapping.lost(node, now_ns):
+            hold_s = self.flapping.hold_left_ns(node, now_ns) // NS_PER_S
+            self.effects.append(Note("node.damped", node=node, hold_s=hold_s))
 
     def _exposed_rows(self, volume: Any) -> int:
         table = volume.table
@@ -495,7 +533,11 @@ class NodeCore:
 
     def _on_node_changed(self, node: int, index: int, now_ns: int) -> None:
         self.detection.node_changed(node, now_ns)
+        self._note_life(node, now_ns)
         if node != self.self_id:
+            up = self.catalog.node_state(node).liveness is Liveness.UP
+            if up and self.active and not self.flapping.hold_left_ns(node, now_ns):
+                self.joins.prefer(node, now_ns)
             return
         state = self.catalog.node_state(node)
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:

@@ -12,7 +12,7 @@ import numpy as np
 
 from base.ids import NOBODY
 from base.units import NS_PER_MS
-from cluster.entries import AdmitCopies, encode, pack_rows
+from cluster.entries import AdmitCopies, CancelJoins, encode, pack_rows
 from node import state_transfer
 from node.effects import Admit
 from node.region_copy import RegionCopy
@@ -104,6 +104,31 @@ class Joins:
                     room -= 1
                     self.running[copy] = now_ns
         self.wanted = found
+
+    def prefer(self, node: int, now_ns: int) -> None:
+        """A node is back. Where it holds an older copy of a region that another node was to join,
+        and that join has not begun, it joins instead: its copy is cheaper to bring up to date. A
+        join that has begun goes on: nobody here knows how much of it is left."""
+        core = self._core
+        for volume in core.catalog.volume_manager.list_volumes():
+            table = volume.table
+            rows = np.flatnonzero(
+                (table.owner == core.self_id)
+                & ~table.offline
+                & (table.joiner != NOBODY)
+                & (table.joiner != node)
+                & (np.bitwise_count(table.in_sync) < volume.copies)
+            )
+            slots = table.slots_of(rows, node)
+            rows = rows[(slots >= 0) & (table.slot_epoch[rows, slots] > 0)]
+            waiting = [row for row in rows.tolist() if not self._has_begun(volume.volume, row)]
+            if waiting:
+                packed = pack_rows(waiting, table.joiner[waiting], table.epoch[waiting])
+                core.propose(encode(CancelJoins(volume.volume, packed)), None, now_ns)
+
+    def _has_begun(self, volume: int, region: int) -> bool:
+        copy = self._core.copies.get(volume, {}).get(region)
+        return copy is not None and copy.transfer > TRANSFER_ASKED
 
     def alive(self, copy: RegionCopy, now_ns: int) -> None:
         """The session of this copy got on: its joiner has acknowledged something."""

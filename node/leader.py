@@ -16,6 +16,7 @@ from cluster import raft_types as rt
 from cluster.catalog import Liveness
 from cluster.entries import CutPair, NodeDown, encode
 from node.effects import Note
+from node.failback import Failback
 from transport.messages import ReportDown
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ REPORT_VALID_NS = 400 * NS_PER_MS
 REPROPOSE_NS = 500 * NS_PER_MS
 RECRUIT_NS = 100 * NS_PER_MS
 JOINS_PER_NODE_MAX = 64
+VOTERS_LEAST = 3  # below it a node that comes and goes votes too
 
 
 class Witness(NamedTuple):
@@ -47,12 +49,14 @@ class Leader:
         self._recruit_at_ns = 0
         self._low_since_ns = 0
         self._member_token = 0
+        self.failback = Failback(core)
 
     def begin(self, now_ns: int) -> None:
         """This node leads from now on."""
         self._reports.clear()
         self._proposed.clear()
         self._recruit_at_ns = now_ns
+        self.failback.begin(now_ns)
         if not self._core.catalog.cluster_id and self._core.settings.form_entry:
             self._core.propose(self._core.settings.form_entry, None, now_ns)
 
@@ -77,6 +81,8 @@ class Leader:
             self._judge(key, now_ns)
         self._keep_voters(now_ns)
         self._recruit(now_ns)
+        live = self._trusted(now_ns)
+        self.failback.tick(now_ns, live, lambda: self._avoided(now_ns), not self._reports)
 
     def _judge(self, key: tuple[int, int], now_ns: int) -> None:
         about, incarnation = key
@@ -138,7 +144,7 @@ class Leader:
                 change = rt.RemoveVoter(node)
                 break
         else:
-            change = self._promotion(members, up)
+            change = self._promotion(members, up, now_ns)
             for other in core.catalog.nodes:
                 known = other in members.voters + members.learners
                 if change is None and not known and core.has_link(other):
@@ -147,14 +153,18 @@ class Leader:
             self._member_token += 1
             core.change_members(-self._member_token, change, now_ns)
 
-    def _promotion(self, members: rt.Members, up: tuple[int, ...]) -> rt.MemberChange | None:
-        """A learner that may vote, one of a failure domain that no voter is in before others."""
+    def _promotion(
+        self, members: rt.Members, up: tuple[int, ...], now_ns: int
+    ) -> rt.MemberChange | None:
+        """A learner that may vote, one of a failure domain that no voter is in before others. One
+        that comes and goes waits, unless votes are scarce."""
         core = self._core
         if len(members.voters) >= core.settings.voters_max:
             return None
         domains = core.catalog.domains
         taken = [domains[voter] for voter in members.voters]
-        ready = [node for node in members.learners if node in up]
+        damped = core.flapping.damped_nodes(now_ns) if len(members.voters) >= VOTERS_LEAST else 0
+        ready = [node for node in members.learners if node in up and not damped >> node & 1]
         for node in sorted(ready, key=lambda each: (domains[each] in taken, each)):
             return rt.PromoteLearner(node)
         return None
@@ -166,7 +176,7 @@ class Leader:
             return
         self._recruit_at_ns = now_ns + RECRUIT_NS
         entries = failover.plan_recruits(
-            core.catalog, limit_per_node=JOINS_PER_NODE_MAX, avoid=self._unreachable()
+            core.catalog, limit_per_node=JOINS_PER_NODE_MAX, avoid=self._avoided(now_ns)
         )
         if not entries:
             self._low_since_ns = 0
@@ -178,11 +188,23 @@ class Leader:
         for entry in entries:
             core.propose(encode(entry), None, now_ns)
 
-    def _unreachable(self) -> list[int]:
-        """By node, bits of the nodes that it cannot talk to: no joiner is sought there."""
-        bits = [0] * 8
+    def _trusted(self, now_ns: int) -> int:
+        """Bits of the nodes that may get copies: those that are up and not damped; all that are up
+        when the others have not two failure domains."""
+        catalog = self._core.catalog
+        up = catalog.up_mask
+        trusted = up & ~self._core.flapping.damped_nodes(now_ns)
+        apart = {catalog.domains[node] for node in catalog.nodes if trusted >> node & 1}
+        return trusted if len(apart) > 1 else up
+
+    def _avoided(self, now_ns: int) -> list[int]:
+        """By node, bits of those that are not to join its regions: what it cannot talk to, or could
+        not too often, and who comes and goes."""
+        bits = [~self._trusted(now_ns) & 0xFF] * 8
+        pairs = self._core.flapping.damped_pairs(now_ns)
         for (about, _), witnesses in self._reports.items():
-            for reporter in witnesses:
-                bits[reporter] |= 1 << about
-                bits[about] |= 1 << reporter
+            pairs += [(reporter, about) for reporter in witnesses]
+        for first, second in pairs:
+            bits[first] |= 1 << second
+            bits[second] |= 1 << first
         return bits

@@ -145,6 +145,16 @@ class SyncReply:
     request: int
 
 
+@wire(tag=0x26)
+@dataclass(frozen=True, slots=True)
+class OwnerReleased:
+    """Last owner to its successor: for each (volume, region, epoch): I served the region until I
+    applied this epoch, and answer nothing of an older one any more. Lost, it costs a wait: the
+    successor then opens when the leases that it granted have ended."""
+
+    regions: tuple[tuple[int, int, int], ...]
+
+
 @wire(tag=0x30)
 @dataclass(frozen=True, slots=True)
 class TransferBegin:

@@ -27,6 +27,7 @@ EXAMPLES: list[log.Entry] = [
     log.RehomeCopies(1, bytes(8), bytes(2)),
     log.ReleaseCopies(1, ROWS),
     log.ForceOpen(1, ROWS, bytes(4 * (len(ROWS) // log.ROW.itemsize))),
+    log.Rebalance(True),
 ]
 
 
@@ -41,7 +42,7 @@ def test_kinds_are_a_format() -> None:
         "FormCluster": 1, "NodeUp": 2, "NodeDown": 3, "CutPair": 4, "CreateGroup": 5,
         "CreateVolume": 6, "GrowVolume": 7, "RemoveVolume": 8, "RecruitCopies": 9,
         "AdmitCopies": 10, "CancelJoins": 11, "MoveOwners": 12,
-        "RehomeCopies": 13, "ReleaseCopies": 14, "ForceOpen": 15,
+        "RehomeCopies": 13, "ReleaseCopies": 14, "ForceOpen": 15, "Rebalance": 16,
     }  # fmt: skip
 
 

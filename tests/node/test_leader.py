@@ -11,6 +11,7 @@ from cluster import raft_types as rt
 from cluster.catalog import Catalog
 from node.core import CoreSettings
 from node.effects import NodeEffect
+from node.flapping import Flapping, FlapPolicy
 from node.leader import ALONE_NS, CUT_NS, RECRUIT_NS, REPORT_VALID_NS, REPROPOSE_NS, Leader
 from tests.cluster.test_failover import apply, make
 from transport.messages import ReportDown
@@ -38,6 +39,7 @@ class FakeCore:
     proposed: list[object] = field(default_factory=list)
     changes: list[object] = field(default_factory=list)
     links: frozenset[int] = frozenset(range(8))
+    flapping: Flapping = field(default_factory=lambda: Flapping(FlapPolicy(flaps_max=2)))
 
     def propose(self, entry: bytes, token: object, now_ns: int, repeatable: bool = False) -> None:
         self.proposed.append(log.decode(entry))
