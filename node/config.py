@@ -245,6 +245,8 @@ def _times_agree(config: ClusterConfig) -> Broken:
         yield "membership.beacon_ms", "three of them must be below replication.lease_ms"
     if 2 * beacons.beacon_ms >= beacons.suspect_ms:
         yield "membership.suspect_ms", "must be above two of membership.beacon_ms"
+    if beacons.damped_s > beacons.damped_s_max:
+        yield "membership.damped_s", "must not be above membership.damped_s_max"
     if raft.election_ms_min >= raft.election_ms_max:
         yield "consensus.election_ms_min", "must be below consensus.election_ms_max"
     if 3 * raft.heartbeat_ms >= raft.election_ms_min:

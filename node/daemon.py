@@ -27,7 +27,7 @@ from base.ids import NodeId
 from base.log import configure
 from base.place import Address, local_socket, parse_address
 from base.tasks import Supervisor
-from base.units import NODES_MAX, NS_PER_MS, MiB
+from base.units import NODES_MAX, NS_PER_MS, NS_PER_S, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog
 from cluster.consensus import Raft
@@ -46,6 +46,7 @@ from node.destage import DestagePace
 from node.disk_shelf import DiskShelf, open_disks
 from node.exports import NodeExports
 from node.file_device import FileDevice, SyncThreads
+from node.flapping import FlapPolicy
 from node.io_path import IoPath
 from node.journal import Journal
 from node.leases import LeaseTable
@@ -185,6 +186,10 @@ class Node:
                 snapshot_entries=raft_options.snapshot_entries,
                 form_entry=_form_entry(config),
                 voters_max=VOTERS_FIVE if raft_options.voters == "five" else NODES_MAX,
+                failback=config.rebuild.failback == "auto",
+                failback_per_s=config.rebuild.failback_regions_per_s,
+                stale_keep_ns=config.rebuild.stale_keep_s * NS_PER_S,
+                flaps=_flap_policy(config),
             ),
             effects=effects,
             now_ns=now_ns,
@@ -377,6 +382,16 @@ def first_members(config: ClusterConfig) -> rt.Members:
     voters = tuple(sorted(NodeId(node.id) for node in chosen))
     learners = tuple(NodeId(node.id) for node in nodes if node.id not in voters)
     return rt.Members(voters, learners)
+
+
+def _flap_policy(config: ClusterConfig) -> FlapPolicy:
+    beacons = config.membership
+    return FlapPolicy(
+        flaps_max=beacons.flaps_max,
+        window_ns=beacons.flap_window_s * NS_PER_S,
+        hold_ns=beacons.damped_s * NS_PER_S,
+        hold_max_ns=beacons.damped_s_max * NS_PER_S,
+    )
 
 
 def _by_id(node: Any) -> int:

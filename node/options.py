@@ -311,6 +311,22 @@ class MembershipOptions(Options):
     suspect_ms: int = Field(
         default=400, ge=10, le=60_000, description="Silence after which a node is suspect."
     )
+    flaps_max: int = Field(
+        default=5,
+        ge=0,
+        le=64,
+        description="A node that goes down more often within flap_window_s is damped; 0: never.",
+    )
+    flap_window_s: int = Field(
+        default=600, ge=1, le=86_400, description="A loss counts for so long."
+    )
+    damped_s: int = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        description="A damped node gets no regions before it stayed up so long; each loss doubles.",
+    )
+    damped_s_max: int = Field(default=3600, ge=1, le=86_400, description="And at most so long.")
 
 
 class ConsensusOptions(Options):
@@ -362,6 +378,19 @@ class RebuildOptions(Options):
     )
     joins_in_flight_max: int = Field(
         default=4, ge=1, le=1024, description="Regions that one owner copies at a time."
+    )
+    stale_keep_s: int = Field(
+        default=600,
+        ge=0,
+        le=604_800,
+        description="Copies of a node that is down are kept for its return so long.",
+    )
+    failback: Literal["auto", "manual"] = Field(
+        default="auto",
+        description="auto: copies and owners go home when all is whole; manual: at a command.",
+    )
+    failback_regions_per_s: int = Field(
+        default=20, ge=2, le=10_000, description="Regions that move home, owners and copies."
     )
 
 

@@ -144,6 +144,8 @@ RULES: list[tuple[Any, str]] = [
     ({"replication": {"durability": "maybe"}}, "file: replication.durability: "),
     ({"membership": {"beacon_ms": 134}}, "file: membership.beacon_ms: three of them"),
     ({"membership": {"suspect_ms": 160}}, "file: membership.suspect_ms: must be above"),
+    ({"membership": {"damped_s": 7200}}, "file: membership.damped_s: must not be above"),
+    ({"rebuild": {"failback": "never"}}, "file: rebuild.failback: "),
     ({"consensus": {"election_ms_min": 2000}}, "file: consensus.election_ms_min: must be below"),
     ({"consensus": {"heartbeat_ms": 334}}, "file: consensus.heartbeat_ms: three of them"),
     ({"rebuild": {"joins_in_flight_max": 0}}, "file: rebuild.joins_in_flight_max: "),

@@ -16,7 +16,9 @@ from sim.kernel import KernelNode
 class Steady(SeedRun):
     """`SeedRun` without faults of its own: hosts run from the start until `finish`."""
 
-    def __init__(self, seed: int, *, regions: int = 8, writes_per_s: int = 400, **more: Any) -> None:
+    def __init__(
+        self, seed: int, *, regions: int = 8, writes_per_s: int = 400, **more: Any
+    ) -> None:
         options = SeedOptions(regions=regions, writes_per_s=writes_per_s, **more)
         super().__init__(seed, options)
         self.kernel.start()
