@@ -68,7 +68,8 @@ class StateChecks:
             if kept is None or not kept.holds(record.seq, record.epoch):
                 self.fail("I9", f"{record} is committed by {node} and not durable on {holder}")
             assert kept is not None
-            if record.flags & SYNC and not kept.complete_through_sync(record.seq):
+            through = holder.durable.synced_through
+            if record.flags & SYNC and not kept.is_synced(record.seq, through):
                 self.fail("I9", f"{record} is committed by {node} and not synced on {holder}")
 
     def served(self, node: KernelNode, copy: RegionCopy) -> None:

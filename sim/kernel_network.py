@@ -1,0 +1,169 @@
+"""shell: the heap of level 1 and its links: sessions, delays, and the ways in which they fail.
+
+A message is lost only with its session, and nothing of an older session arrives: what the bus
+promises (`transport.bus`). A cut swallows what is sent into it; a clog holds it back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from base.ids import node_name
+from base.units import NS_PER_MS, NS_PER_US
+from sim.random import SeedStreams
+
+_MASK64 = (1 << 64) - 1
+_ONE_IN_50 = (1 << 32) // 50
+
+Key = tuple[int, int]
+
+
+class KernelNetwork:
+    """One heap of (time, number, call), and the links between endpoints. Times in ns."""
+
+    def __init__(self, seed: int, *, delay_ns: int, delay_tail_ns: int, keep_trace: bool) -> None:
+        self.seed = seed
+        self.streams = SeedStreams(seed)
+        self.now_ns = 1_000_000_000
+        self.events = 0
+        self.trace_hash = 0
+        self.trace: list[str] = []
+        self.goals: dict[str, None] = {}  # coverage goals that this run has reached
+        self.endpoints: dict[int, Any] = {}
+        self.sessions: dict[Key, int] = {}
+        self.cuts: set[Key] = set()
+        self.clogs: set[int] = set()  # nodes whose links hold everything back
+        self.delays_ns: dict[int, int] = {}  # by node, on top of every message of its links
+        self._delay_ns = delay_ns
+        self._delay_tail_ns = delay_tail_ns
+        self._keep_trace = keep_trace
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._seq = 0
+        self._net_rng = self.streams.stream("network")
+        self._last_delivery: dict[Key, int] = {}
+        self._clogged: list[tuple[int, int, object]] = []
+
+    # ------------------------------------------------------------------ time
+
+    def at(self, when_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+        """Call it at that time; ties in the order of asking."""
+        self._seq += 1
+        if when_ns < self.now_ns:
+            when_ns = self.now_ns
+        heapq.heappush(self._heap, (when_ns, self._seq, call, arguments))
+
+    def after(self, delay_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+        """Call it that much later."""
+        self.at(self.now_ns + delay_ns, call, *arguments)
+
+    def run_until(self, when_ns: int, stop: Callable[[], bool] | None = None) -> None:
+        """Run events up to that time, or until `stop()`, asked after each event."""
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= when_ns:
+            now_ns, _, call, arguments = pop(heap)
+            self.now_ns = now_ns
+            self.events += 1
+            self.trace_hash = (self.trace_hash * 0x100000001B3 + now_ns) & _MASK64
+            call(*arguments)
+            if stop is not None and stop():
+                return
+        self.now_ns = max(self.now_ns, when_ns)
+
+    def note(self, node: int, kind: str, key: object) -> None:
+        """One step of the trace: a running hash over time, node, kind and key."""
+        text = f"{self.now_ns} {node} {kind} {key}"
+        self.trace_hash = (self.trace_hash * 0x100000001B3 + zlib.crc32(text.encode())) & _MASK64
+        if self._keep_trace:
+            self.trace.append(f"{self.now_ns / 1e9:12.6f} {node_name(node)} {kind} {key}")
+
+    # ------------------------------------------------------------------ links
+
+    def connect(self, first: int, second: int) -> None:
+        """A new session of the link of this pair, if both are up and not cut off."""
+        if not self.reachable(first, second):
+            return
+        session = self.sessions.get((first, second), 0) + 1
+        self.sessions[first, second] = self.sessions[second, first] = session
+        self._link(first, second, session)
+        self._link(second, first, session)
+
+    def disconnect(self, first: int, second: int) -> None:
+        """End the session: what is on its way is lost, both sides hear of it."""
+        session = self.sessions.get((first, second), 0) + 1
+        self.sessions[first, second] = self.sessions[second, first] = session
+        for here, there in ((first, second), (second, first)):
+            self._link(here, there, 0)
+
+    def cut(self, first: int, second: int, *, one_way: bool, heard: bool) -> None:
+        """Nothing of `first` reaches `second` any more, nor back unless `one_way`. heard: both ends
+        learn at once that the link broke; else only silence tells."""
+        self.note(first, "cut", (second, one_way, heard))
+        self.cuts.add((first, second))
+        if not one_way:
+            self.cuts.add((second, first))
+        if heard:
+            self.disconnect(first, second)
+
+    def mend(self, first: int, second: int) -> None:
+        """End the cut. A new session begins: what was lost inside the old one stays lost."""
+        self.note(first, "mend", second)
+        self.cuts.discard((first, second))
+        self.cuts.discard((second, first))
+        self.disconnect(first, second)
+        self.after(NS_PER_MS, self.connect, first, second)
+
+    def reachable(self, first: int, second: int) -> bool:
+        """Whether a link between the two can stand."""
+        return (
+            self.endpoints[first].alive
+            and self.endpoints[second].alive
+            and (first, second) not in self.cuts
+            and (second, first) not in self.cuts
+        )
+
+    def _link(self, here: int, there: int, session: int) -> None:
+        endpoint = self.endpoints[here]
+        if endpoint.alive:
+            self.after(50 * NS_PER_US, endpoint.deliver_link, endpoint.life, there, session)
+
+    def send(self, sender: int, receiver: int, message: object) -> None:
+        """In order within a session; lost when it ends before the message arrives."""
+        if (sender, receiver) in self.cuts or receiver not in self.endpoints:
+            return
+        if self.clogs and (sender in self.clogs or receiver in self.clogs):
+            self._clogged.append((sender, receiver, message))
+            return
+        # One draw for both: its low half says how long, its high half whether there is a tail.
+        draw = self._net_rng.next64()
+        delay_ns = self._delay_ns // 2 + ((draw & 0xFFFFFFFF) * self._delay_ns >> 32)
+        if draw >> 32 < _ONE_IN_50:
+            delay_ns += self._net_rng.below(self._delay_tail_ns)
+        if self.delays_ns:
+            delay_ns += self.delays_ns.get(sender, 0) + self.delays_ns.get(receiver, 0)
+        pair = (sender, receiver)
+        when_ns = self.now_ns + delay_ns
+        last_ns = self._last_delivery.get(pair, 0)
+        if when_ns <= last_ns:
+            when_ns = last_ns + 1
+        self._last_delivery[pair] = when_ns
+        self._seq += 1
+        arguments = (sender, receiver, self.sessions.get(pair, 0), message)
+        heapq.heappush(self._heap, (when_ns, self._seq, self._arrive, arguments))
+
+    def _arrive(self, sender: int, receiver: int, session: int, message: object) -> None:
+        if session != self.sessions.get((sender, receiver), 0):
+            self.goals["a message of an old session was dropped"] = None
+            return
+        endpoint = self.endpoints[receiver]
+        if endpoint.alive:
+            endpoint.deliver(endpoint.life, sender, message)
+
+    def unclog(self, node: int) -> None:
+        """Let go of what was held back, in order."""
+        self.clogs.discard(node)
+        held, self._clogged = self._clogged, []
+        for sender, receiver, message in held:
+            self.send(sender, receiver, message)
