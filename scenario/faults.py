@@ -135,8 +135,8 @@ FAULTS: Final[dict[str, FaultKind]] = {
             " come back with a node that was away", nodes=(0, 0), standing=False, levels=(1,),
         ),
         FaultKind(
-            "repeat_entry", ("F31",), "an entry that was applied is proposed once more", nodes=(0, 0),
-            standing=False, levels=(1,),
+            "repeat_entry", ("F31",), "an entry that was applied is proposed once more",
+            nodes=(0, 0), standing=False, levels=(1,),
         ),
         FaultKind("stop", ("F31",), "the node is stopped in order; it comes back", levels=(2,)),
     )
