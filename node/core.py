@@ -48,6 +48,7 @@ from node.effects import (
     TopologyChanged,
 )
 from node.flapping import Flapping, FlapPolicy
+from node.gray import IoHealth
 from node.handover import HandOver
 from node.joins import Joins
 from node.leader import Leader
@@ -81,6 +82,7 @@ class CoreSettings:
     failback_per_s: int = 20  # regions, together
     stale_keep_ns: int = 600 * NS_PER_S  # how long the copies of a node that is down are kept
     flaps: FlapPolicy = FlapPolicy()  # noqa: RUF009 - frozen
+    io_deadline_ns: int = 0  # an I/O of this node that takes longer mutes it; 0: never
 
 
 class NodeCore:
@@ -121,7 +123,8 @@ class NodeCore:
         self.active = False
         # Set when this node stops in order: as a rule the others are stopped with it, and a silence
         # that was ordered must not cost them their copies.
-        self.muted = False
+        self.stopping = False
+        self.io_health = IoHealth(settings.io_deadline_ns, now_ns)
         leases.floor = catalog.version  # a snapshot does not say when owners changed
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}
@@ -162,6 +165,11 @@ class NodeCore:
 
     # ------------------------------------------------------------------ events
 
+    @property
+    def muted(self) -> bool:
+        """This node accuses nobody: it stops, or does not trust itself."""
+        return self.stopping or self.io_health.stuck
+
     def exposed_ms(self, now_ns: int) -> int:
         """Time, summed over the regions that this node owned meanwhile, with too few copies."""
         self._count_exposed(now_ns)
@@ -192,7 +200,12 @@ class NodeCore:
 
     def tick(self, now_ns: int) -> None:
         """Time has passed. To be called at `next_tick_ns` or a little later."""
+        if self.io_health.tick(now_ns):
+            event = "node.muted" if self.io_health.stuck else "node.unmuted"
+            self.effects.append(Note(event, device=self.io_health.device))
         self.detection.tick(now_ns)
+        if self.io_health.stuck:
+            return  # also from consensus: a leader that cannot store must not lead
         self.agreement.tick(now_ns)
         if self.opening:
             for copy in list(self.opening):
@@ -219,6 +232,8 @@ class NodeCore:
 
     def next_tick_ns(self, now_ns: int) -> int:
         """When `tick` has something to do at the latest."""
+        if self.io_health.stuck:
+            return max(now_ns, self.membership.next_wake_ns)  # nothing else is looked at
         due = min(self.membership.next_wake_ns, self.raft.next_wake_ns)
         if self.leader_id == self.self_id:
             due = min(due, self._next_leader_ns)
@@ -602,7 +617,8 @@ class NodeCore:
     # ------------------------------------------------------------------ messages about regions
 
     def _on_raft_message(self, peer: int, message: object, now_ns: int) -> None:
-        self.agreement.step(rt.Received(NodeId(peer), message), now_ns)
+        if not self.io_health.stuck:
+            self.agreement.step(rt.Received(NodeId(peer), message), now_ns)
 
     def replicate(self, peer: int, record: Record, epoch: int, committed: int, now_ns: int) -> None:
         """One record of a ReplicateBatch."""

@@ -14,7 +14,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ from node.options import NodeOptions
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
+from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
 
@@ -94,7 +95,15 @@ class Node:
     ) -> None:
         self.number = number
         self.config = config
-        self.ports = ports
+        self.io_watch = IoWatch(ports.clock)
+        over = self.io_watch.over
+        self.ports = replace(
+            ports,
+            disks=[over(disk) for disk in ports.disks],
+            journal=over(ports.journal),
+            checkpoint=over(ports.checkpoint),
+            consensus=over(ports.consensus),
+        )
         self.failed: BaseException | None = None
         self._on_failure = on_failure
         self.supervisor = Supervisor(f"n{number}", self._task_failed)
@@ -190,11 +199,13 @@ class Node:
                 failback_per_s=config.rebuild.failback_regions_per_s,
                 stale_keep_ns=config.rebuild.stale_keep_s * NS_PER_S,
                 flaps=_flap_policy(config),
+                io_deadline_ns=config.membership.io_deadline_ms * NS_PER_MS,
             ),
             effects=effects,
             now_ns=now_ns,
             store_ready=False,
         )
+        self.core.io_health.oldest = self.io_watch.oldest
         self.control = ControlLoop(
             core=self.core,
             clock=ports.clock,
@@ -509,7 +520,7 @@ async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
     )
     log.info("node.started", node=config.node, incarnation=incarnation)
     await stop.wait()
-    node.core.muted = True
+    node.core.stopping = True
     await target.stop()
     await api.close()
     await node.stop()

@@ -67,6 +67,8 @@ class Detection:
     def send_beacon(self, peer: int, now_ns: int) -> None:
         """One beacon, now."""
         core = self._core
+        if core.io_health.stuck:
+            return
         beacon = core.leases.beacon(peer, now_ns, core.catalog.version)
         core.effects.append(Send(peer, beacon))
 

@@ -311,6 +311,12 @@ class MembershipOptions(Options):
     suspect_ms: int = Field(
         default=400, ge=10, le=60_000, description="Silence after which a node is suspect."
     )
+    io_deadline_ms: int = Field(
+        default=3000,
+        ge=100,
+        le=600_000,
+        description="A node whose own I/O takes longer falls silent until it moves again.",
+    )
     flaps_max: int = Field(
         default=5,
         ge=0,

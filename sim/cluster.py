@@ -158,7 +158,7 @@ class SimNode:
         node = Node(self.number, cluster.cluster, ports, self._failed)
         self.node = node
         await node.begin()
-        ports.bus = self._bus(node)
+        node.ports.bus = self._bus(node)
         await node.start()
         self.ready = True
         cluster.on_start(self)

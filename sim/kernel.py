@@ -71,6 +71,7 @@ class KernelConfig:
     fetch_tail_ns: int = 2 * NS_PER_MS  # of one read in sixteen
     durability_synced: bool = False
     startup_grace_ms: int = 1500
+    io_deadline_ns: int = 1500 * NS_PER_MS
     joins_max: int = 4
     snapshot_entries: int = 512
     trace: bool = False
@@ -178,10 +179,12 @@ class KernelNode(KernelMachine):
                 durability_synced=config.durability_synced,
                 joins_max=config.joins_max,
                 snapshot_entries=config.snapshot_entries,
+                io_deadline_ns=config.io_deadline_ns,
             ),
             effects=self.effects,
             now_ns=now_ns,
         )
+        self.core.io_health.oldest = self.oldest_io
         self.intact = True
         self._filling.clear()
         self._acks.clear()

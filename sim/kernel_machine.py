@@ -53,6 +53,7 @@ class KernelMachine:
         self._in_step = False
         self._deferred: deque[Call] = deque()
         self._hung = False
+        self._hangs = 0
         self._held: list[Call] = []
         self._journal_busy = False
         kernel.endpoints[node] = self
@@ -156,6 +157,11 @@ class KernelMachine:
     def hang_disk(self) -> None:
         """Nothing that is written or synced ends any more."""
         self._hung = True
+        self._hangs += 1
+
+    def oldest_io(self) -> tuple[int, str]:
+        """What waits for a disk that hangs: see `node.gray`."""
+        return (self._hangs, "journal") if self._held else (0, "")
 
     def free_disk(self) -> None:
         """What hung ends now, in order."""
