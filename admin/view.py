@@ -185,6 +185,15 @@ class CacheCounts(TypedDict):
     destaged_bytes_total: int
 
 
+class ResyncCounts(TypedDict):
+    """What this node did for joiners of its regions, by how it brought them up to date."""
+
+    same_total: int
+    log_total: int
+    delta_total: int
+    full_total: int
+
+
 class Statistics(TypedDict):
     """Counters of this node only."""
 
@@ -197,6 +206,8 @@ class Statistics(TypedDict):
     journal: JournalCounts
     cache: CacheCounts
     rebuild_bytes_total: int
+    resyncs: ResyncCounts  # joiners that became members
+    resync_bytes: ResyncCounts  # bytes of pages and of repeated records that were sent to joiners
     takeovers_total: int  # regions that this node took over
     exposed_ms_total: int  # time, summed over regions it owns, with one copy less than wanted
     resident_bytes: int

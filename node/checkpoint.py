@@ -4,7 +4,9 @@ A slot is a header with a growing number and CRCs, and a payload: msgpack [forma
 failed disks, number of regions], then an entry per region, each behind its length (u32). The newest
 slot whose CRCs are right counts. The other one is written next, so a crash in the middle of it
 leaves the newest. An entry is msgpack [volume, region, session, epoch, committed, committed epoch,
-clients, bitmap of pages on disk]; session: 0 complete, > 0 a joiner's, -1 incomplete.
+clients, bitmap of pages on disk, last record applied, page seqs as of that record (two bytes a
+page, `node.page_seqs`), since, bitmap of suspects]; session: 0 complete, > 0 a joiner's, -1
+incomplete; since, suspects: of `node.stored_region`, when incomplete.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import msgpack
 from base.device import BlockDevice
 from base.errors import DeviceFailed, NoSpace
 from node.journal_format import Lives
+from node.page_seqs import SEQ_BYTES, bitmap_bytes
 
 MAGIC: Final = 0x0C8EC401
-FORMAT: Final = 1
+FORMAT: Final = 2
 COMPLETE: Final = 0
 INCOMPLETE: Final = -1
 
@@ -49,11 +52,16 @@ class RegionState:
 
 @dataclass(frozen=True, slots=True)
 class RegionEntry:
-    """One region of a checkpoint. bitmap: pages that are on disk; empty when none is."""
+    """One region of a checkpoint. bitmap: pages that are on disk; empty when none is. seqs: packed
+    as of the record `applied`; empty when no page was ever touched."""
 
     session: int = COMPLETE
     state: RegionState = RegionState()
     bitmap: bytes = b""
+    applied: int = 0
+    seqs: bytes = b""
+    since: tuple[int, int] = (0, 0)
+    suspect: bytes = b""
 
 
 @dataclass(slots=True)
@@ -72,7 +80,7 @@ def pack_region(key: Key, entry: RegionEntry) -> bytes:
     packed: bytes = msgpack.packb(
         (
             key[0], key[1], entry.session, state.epoch, state.committed, state.committed_epoch,
-            state.clients, entry.bitmap,
+            state.clients, entry.bitmap, entry.applied, entry.seqs, entry.since, entry.suspect,
         )
     )  # fmt: skip
     return _CRC.pack(len(packed)) + packed
@@ -80,11 +88,11 @@ def pack_region(key: Key, entry: RegionEntry) -> bytes:
 
 def unpack_region(packed: bytes) -> tuple[Key, RegionEntry]:
     """Inverse of pack_region."""
-    volume, region, session, epoch, committed, committed_epoch, clients, bitmap = msgpack.unpackb(
+    volume, region, session, epoch, committed, committed_epoch, clients, *pages = msgpack.unpackb(
         memoryview(packed)[_CRC.size :], use_list=False
     )
     state = RegionState(epoch, committed, committed_epoch, clients)
-    return (volume, region), RegionEntry(session, state, bitmap)
+    return (volume, region), RegionEntry(session, state, *pages)
 
 
 def pack_payload(checkpoint: Checkpoint) -> bytes:
@@ -189,4 +197,5 @@ class CheckpointSlots:
 def checkpoint_bytes(regions_max: int, region_pages: int) -> int:
     """A device size that holds two checkpoints of that many regions, client tables of ordinary size
     included."""
-    return 2 * (HEADER_BYTES + 4096 + regions_max * (512 + region_pages // 8))
+    pages_bytes = 2 * bitmap_bytes(region_pages) + SEQ_BYTES * region_pages
+    return 2 * (HEADER_BYTES + 4096 + regions_max * (512 + pages_bytes))

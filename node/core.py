@@ -15,7 +15,7 @@ import numpy as np
 
 from base.errors import NotOwner, StorageError
 from base.ids import NOBODY, NodeId
-from base.units import NS_PER_MS, NS_PER_S
+from base.units import NS_PER_MS, NS_PER_S, KiB, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
@@ -51,11 +51,13 @@ from node.flapping import Flapping, FlapPolicy
 from node.gray import IoHealth
 from node.handover import HandOver
 from node.joins import Joins
+from node.kept_log import KeptBytes
 from node.leader import Leader
 from node.leases import LeaseTable
 from node.region_copy import RegionCopy
 from node.region_messages import RegionMessages
-from node.roles import OWNER, TRANSFER_ASKED
+from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_POSITION
+from node.transfer_messages import TransferMessages
 from transport import messages as wire
 from transport.operation import Record
 
@@ -77,6 +79,9 @@ class CoreSettings:
     snapshot_entries: int = 512  # applied entries between two snapshots of the catalog
     form_entry: bytes = b""  # what a leader of an unformed cluster proposes
     recruit_after_ns: int = 200 * NS_PER_MS
+    # Committed records that are kept for copies that are away: of one node, and of one region.
+    kept_bytes_max: int = 32 * MiB
+    kept_region_bytes_max: int = 512 * KiB
     voters_max: int = 8  # nodes beyond so many listen and do not vote
     failback: bool = True  # copies and owners go home by themselves
     failback_per_s: int = 20  # regions, together
@@ -128,6 +133,7 @@ class NodeCore:
         leases.floor = catalog.version  # a snapshot does not say when owners changed
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}
+        self.kept = KeptBytes(settings.kept_bytes_max, settings.kept_region_bytes_max)
         self.commit_dirty: dict[RegionCopy, None] = {}
         self._stuck: dict[RegionCopy, tuple[int, int]] = {}
         self.opening: dict[RegionCopy, None] = {}
@@ -152,6 +158,7 @@ class NodeCore:
         self._on: dict[type[Any], Any] = {
             wire.Beacon: self.detection.on_beacon,
             **RegionMessages(self).handlers(),
+            **TransferMessages(self).handlers(),
             wire.ProposeRequest: self.agreement.on_propose_request,
             wire.ProposeReply: self.agreement.on_propose_reply,
             wire.ReportDown: self.detection.on_report,
@@ -302,17 +309,21 @@ class NodeCore:
     def _all_copies(self) -> list[RegionCopy]:
         return [copy for by_region in self.copies.values() for copy in by_region.values()]
 
+    def _new_copy(self, volume: int, region: int) -> RegionCopy:
+        effects: Any = self.effects
+        copy = RegionCopy(volume, region, self.self_id, effects, self.kept)
+        copy.wants_sync_always = self.settings.durability_synced
+        return copy
+
     def restore_copy(self, volume: int, region: int, **state: Any) -> RegionCopy:
         """A region of which the store of this node knows from an earlier life."""
-        copy = RegionCopy(volume, region, self.self_id, self.effects)  # type: ignore[arg-type]
-        copy.wants_sync_always = self.settings.durability_synced
+        copy = self._new_copy(volume, region)
         copy.restore(**state)
         self.copies.setdefault(volume, {})[region] = copy
         return copy
 
     def _instantiate(self, volume: int, region: int, now_ns: int) -> RegionCopy:
-        copy = RegionCopy(volume, region, self.self_id, self.effects)  # type: ignore[arg-type]
-        copy.wants_sync_always = self.settings.durability_synced
+        copy = self._new_copy(volume, region)
         self.copies.setdefault(volume, {})[region] = copy
         self._configure(copy, now_ns)
         return copy
@@ -347,6 +358,7 @@ class NodeCore:
             copy.place = place
             self.effects.append(OpenRegion(copy, fresh))
         members = MEMBERS_OF[row.in_sync]
+        holders = int(np.count_nonzero(virtual.table.slot_node[copy.region] != NOBODY))
         sole = len(members) == 1 and virtual.copies > 1
         served_epoch = self.handover.served(copy)
         copy.configure(
@@ -359,6 +371,7 @@ class NodeCore:
             open_at_ns=self.open_at_ns,
             sole_synced=sole and virtual.policy == "synced",
             suspended=sole and virtual.policy == "suspend",
+            keeps_log=len(members) < max(virtual.copies, holders),
         )
         if copy.opening:
             self.opening[copy] = None
@@ -417,7 +430,7 @@ class NodeCore:
             copy.commit_told = copy.committed
             point = (copy.volume, copy.region, copy.epoch, copy.committed, copy.committed_epoch)
             peers = copy.others
-            if copy.transfer > TRANSFER_ASKED and copy.joiner not in peers:
+            if copy.transfer > TRANSFER_POSITION and copy.joiner not in peers:
                 peers = (*peers, copy.joiner)
             for peer in peers:
                 points.setdefault(peer, []).append(point)

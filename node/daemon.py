@@ -36,6 +36,7 @@ from cluster.membership import Membership, MembershipConfig
 from cluster.raft_log import RaftLog
 from host.nbd_target import NbdLimits, NbdTarget
 from node import effects as fx
+from node import state_transfer
 from node.checkpoint import RegionState
 from node.client_table import ClientTable
 from node.config import ClusterConfig, NodeConfig, load, node_config
@@ -44,6 +45,7 @@ from node.control_loop import ControlLoop
 from node.core import CoreSettings, NodeCore
 from node.destage import DestagePace
 from node.disk_shelf import DiskShelf, open_disks
+from node.epoch_line import EpochLine
 from node.exports import NodeExports
 from node.file_device import FileDevice, SyncThreads
 from node.flapping import FlapPolicy
@@ -62,7 +64,7 @@ from volume.physical_disk import NodeInventory
 log = structlog.get_logger()
 
 CONSENSUS_BYTES: Final = 256 * MiB  # sparse: two halves, each with room for the largest catalog
-CHECKPOINT_BYTES: Final = 128 * MiB  # sparse: two slots
+CHECKPOINT_BYTES: Final = 256 * MiB  # sparse: two slots
 VOTERS_FIVE: Final = 5
 FORMED_MARK: Final = "formed"  # in the cluster directory: there is a cluster to come back to
 
@@ -252,6 +254,7 @@ class Node:
             on_failure=self.fail,
             on_room=self.io.room_again,
             on_region_error=self._region_error,
+            on_pinned=self._region_pinned,
             options=StoreOptions(
                 dirty_bytes_max=cache.dirty_bytes_max,
                 high_percent=cache.destage_high_percent,
@@ -321,6 +324,12 @@ class Node:
     def _region_error(self, key: tuple[int, int], error: StorageError) -> None:
         log.error("region.failed", volume=key[0], region=key[1], error=str(error))
 
+    def _region_pinned(self, key: tuple[int, int]) -> None:
+        copy = self.core.copies.get(key[0], {}).get(key[1])
+        if copy is not None:
+            state_transfer.give_up_tail(copy)
+            self.io.drain()
+
     def _topology_changed(self) -> None:
         self.exports.refresh()
         self.rebuild.wake()
@@ -352,28 +361,36 @@ class Node:
         row = self.core.catalog.row(key[0], key[1], self.number)
         place = (row.ld, row.ld_region)
         state: tuple[Any, ...] = ()
+        line: tuple[tuple[int, int], ...] = ()
         known = None
         if found.clients:
             known = (int(found.clients[0]), int(found.clients[1]))
             state = tuple((int(c), int(low), tuple(n)) for c, low, n in found.clients[2])
+            line = tuple((int(epoch), int(seq)) for epoch, seq in found.clients[3])
         elif row.joiner != self.number:
             # Younger than the last checkpoint. Its space cannot have been given away and come back
             # meanwhile, for then this node would be a joiner.
             known = place
-        if not found.complete or known != place:
+        if known != place or not (found.complete or found.since[0]):
             self.store.drop_region(key)
             return
         clients = ClientTable(state)
         for client, number, low in found.replayed:
             clients.add(client, number, low)
+        restored = EpochLine(line)
+        for epoch, seq in found.ends:
+            restored.end(epoch, seq)
+        committed = (found.committed, found.committed_epoch) if found.complete else found.since
         copy = self.core.restore_copy(
             key[0],
             key[1],
-            committed=found.committed,
-            committed_epoch=found.committed_epoch,
-            tail=[record for record, _ in found.tail],
+            committed=committed[0],
+            committed_epoch=committed[1],
+            tail=[record for record, _ in found.tail] if found.complete else [],
             clients=clients.state(),
-            complete=True,
+            complete=found.complete,
+            line=restored.ends,
+            since=found.since if not found.complete else (0, 0),
         )
         copy.place = place
 

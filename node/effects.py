@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from base.errors import StorageError
+from node.roles import BY_DELTA
+from transport.messages import TransferBegin
 from transport.operation import Record
 
 if TYPE_CHECKING:
@@ -117,19 +119,48 @@ class Send:
         self.message = message
 
 
-class SendBegin:
-    """Owner: send TransferBegin of this session to the joiner with the bitmap of the store."""
+class SendPosition:
+    """Joiner: tell the owner where this copy stands, with the suspects of the store when it is not
+    complete. Position and store are of the same moment: effects are performed in order."""
 
-    __slots__ = ("copy", "peer", "session")
+    __slots__ = ("copy", "epoch", "peer", "position", "session")
 
     def __init__(self, copy: RegionCopy, peer: int, session: int) -> None:
         self.copy = copy
         self.peer = peer
+        self.epoch = copy.epoch
         self.session = session
+        self.position = copy.position()  # (complete, seq, epoch)
+
+
+class SendBegin:
+    """Owner: send TransferBegin of this session to the joiner, with the bitmaps of the store when
+    pages are to follow. The base is of the moment at which this was asked for, as the store will be
+    when it is performed; the copy may be further by then."""
+
+    __slots__ = (
+        "base", "base_epoch", "clients", "copy", "epoch", "line", "mode", "peer", "session",
+        "since", "suspects",
+    )  # fmt: skip
+
+    def __init__(
+        self, copy: RegionCopy, peer: int, mode: int, since: tuple[int, int], suspects: bytes
+    ) -> None:
+        self.copy = copy
+        self.peer = peer
+        self.epoch = copy.epoch
+        self.session = copy.session
+        self.mode = mode
+        self.since = since  # (seq, epoch): where the joiner stands
+        self.suspects = suspects
+        by_pages = mode >= BY_DELTA
+        self.base, self.base_epoch = (copy.committed, copy.committed_epoch) if by_pages else since
+        self.line = copy.line.ends
+        self.clients = copy.clients.state() if by_pages else ()
 
 
 class CopyPages:
-    """Owner: copy all allocated pages to the joiner in the background, then `pages_copied`."""
+    """Owner: copy the wanted pages to the joiner in the background, then `pages_copied`."""
 
     __slots__ = ("copy", "peer", "session")
 
@@ -140,18 +171,14 @@ class CopyPages:
 
 
 class ResetRegion:
-    """Joiner: drop what the region holds and begin at (base_epoch, base_seq) with this bitmap."""
+    """Joiner: begin at the base of the message: with the pages that it wants to come absent, and
+    the rest as it is when `since` says so, else all of the region emptied."""
 
-    __slots__ = ("base_epoch", "base_seq", "bitmap", "copy", "session")
+    __slots__ = ("begin", "copy")
 
-    def __init__(
-        self, copy: RegionCopy, session: int, base_epoch: int, base_seq: int, bitmap: bytes
-    ) -> None:
+    def __init__(self, copy: RegionCopy, begin: TransferBegin) -> None:
         self.copy = copy
-        self.session = session
-        self.base_epoch = base_epoch
-        self.base_seq = base_seq
-        self.bitmap = bitmap
+        self.begin = begin
 
 
 class EndTransfer:
@@ -176,8 +203,8 @@ class Admit:
 
 
 Effect = (
-    Store | Apply | Ack | Reply | Moved | Resume | SyncRecord | Truncate | Send | SendBegin
-    | CopyPages | ResetRegion | EndTransfer | Admit
+    Store | Apply | Ack | Reply | Moved | Resume | SyncRecord | Truncate | Send | SendPosition
+    | SendBegin | CopyPages | ResetRegion | EndTransfer | Admit
 )  # fmt: skip
 
 

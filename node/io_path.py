@@ -38,6 +38,7 @@ from node.core import NodeCore
 from node.journal_format import TransferBeginNote
 from node.region_copy import OWNER, RegionCopy
 from node.region_store import RegionStore
+from node.roles import BY_DELTA
 from transport import messages as wire
 from transport import operation as op
 from transport.bus import MessageBus
@@ -118,6 +119,7 @@ class IoPath:
             fx.Truncate: self._on_truncate,
             fx.Send: self._on_send,
             fx.SendBegin: self._on_send_begin,
+            fx.SendPosition: self._on_send_position,
             fx.CopyPages: self._on_copy_pages,
             fx.ResetRegion: self._on_reset_region,
             fx.EndTransfer: self._on_end_transfer,
@@ -623,44 +625,49 @@ class IoPath:
         self.bus.send(effect.peer, effect.message)
 
     def _on_send_begin(self, effect: fx.SendBegin) -> None:
+        self._send_collected()
+        self.pages.begin(effect)
+
+    def _on_send_position(self, effect: fx.SendPosition) -> None:
         copy = effect.copy
         assert self.store is not None
-        self._send_collected()
-        begin = wire.TransferBegin(
-            copy.volume,
-            copy.region,
-            copy.epoch,
-            effect.session,
-            copy.committed_epoch,
-            copy.committed,
-            copy.clients.state(),
-            self.store.page_bitmap((copy.volume, copy.region)),
+        complete, seq, epoch = effect.position
+        suspects = b"" if complete or not seq else self.store.suspects((copy.volume, copy.region))
+        position = wire.TransferPosition(
+            copy.volume, copy.region, effect.epoch, effect.session, complete, epoch, seq, suspects
         )
-        self.bus.send(effect.peer, begin)
+        self.bus.send(effect.peer, position)
 
     def _on_copy_pages(self, effect: fx.CopyPages) -> None:
         self.pages.copy(effect.copy, effect.peer, effect.session)
 
     def _on_reset_region(self, effect: fx.ResetRegion) -> None:
-        copy = effect.copy
+        copy, begin = effect.copy, effect.begin
         assert self.store is not None
         self._append_collected()
+        key = (copy.volume, copy.region)
+        bitmaps = bytes(begin.data)  # type: ignore[arg-type]
+        allocated, wanted = bitmaps[: len(bitmaps) // 2], bitmaps[len(bitmaps) // 2 :]
+        by_delta = begin.mode == BY_DELTA
+        place = copy.place or (-1, -1)
         note = TransferBeginNote(
             copy.volume,
             copy.region,
-            copy.epoch,
-            effect.session,
-            effect.base_epoch,
-            effect.base_seq,
-            effect.bitmap,
-            self.opaque_state(copy),
+            begin.epoch,
+            begin.session,
+            begin.base_epoch,
+            begin.base_seq,
+            allocated,
+            [place[0], place[1], begin.clients, begin.line],
+            (begin.since_seq, begin.since_epoch) if by_delta else (0, 0),
+            self.store.suspects_of(key, allocated, wanted) if by_delta else b"",
         )
         self.store.begin_transfer(note)
 
     def opaque_state(self, copy: RegionCopy) -> list[Any]:
-        """What the store keeps for the core: the place of the copy, and its client table."""
+        """What the store keeps for the core: the place of the copy, its client table, its line."""
         place = copy.place or (-1, -1)
-        return [place[0], place[1], copy.clients.state()]
+        return [place[0], place[1], copy.clients.state(), copy.line.ends]
 
     def _on_end_transfer(self, effect: fx.EndTransfer) -> None:
         self.supervisor.start(

@@ -14,9 +14,10 @@ from base.ids import NOBODY
 from base.units import NS_PER_MS
 from cluster.entries import AdmitCopies, CancelJoins, encode, pack_rows
 from node import state_transfer
-from node.effects import Admit
+from node.effects import Admit, Note
 from node.region_copy import RegionCopy
-from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_IDLE
+from node.roles import MODE_NAMES, OWNER, TRANSFER_ASKED, TRANSFER_IDLE
+from node.state_transfer import Session
 
 if TYPE_CHECKING:
     from node.core import NodeCore
@@ -36,6 +37,10 @@ class Joins:
         self.wanted = True  # the catalog may have joiners that wait for this node
         self._admits: dict[RegionCopy, int] = {}
         self._next_admit_ns = 0
+        self._began_ns: dict[RegionCopy, int] = {}  # when the first session of a join began
+        # What was brought to joiners, by the mode of the session, as in MODE_NAMES.
+        self.resyncs = [0] * len(MODE_NAMES)
+        self.resync_bytes = [0] * len(MODE_NAMES)
 
     @property
     def busy(self) -> bool:
@@ -44,19 +49,50 @@ class Joins:
 
     def configured(self, copy: RegionCopy, now_ns: int) -> None:
         """The copy has a new configuration: an admission that was asked for is decided."""
+        filling = copy.filling
+        if filling is not None and copy.joiner != filling.peer:
+            copy.filling = None
+            began_ns = self._began_ns.pop(copy, now_ns)
+            if copy.role == OWNER and filling.peer in copy.members:
+                self._report(copy, filling, now_ns - began_ns)
         if copy.role == OWNER and copy.transfer != TRANSFER_IDLE:
             self.running.setdefault(copy, now_ns)
         else:
             self.running.pop(copy, None)
         self._admits.pop(copy, None)
 
+    def _report(self, copy: RegionCopy, filling: Session, took_ns: int) -> None:
+        self.resyncs[filling.mode] += 1
+        self._core.effects.append(
+            Note(
+                "copy.joined",
+                volume=copy.volume,
+                region=copy.region,
+                peer=filling.peer,
+                mode=MODE_NAMES[filling.mode],
+                pages=filling.pages,
+                bytes=filling.bytes,
+                took_ms=took_ns // NS_PER_MS,
+            )
+        )
+
+    def sent(self, copy: RegionCopy, session: int, pages: int, count: int) -> None:
+        """Bytes left for the joiner, of pages or of records that were sent again."""
+        filling = copy.filling
+        if filling is not None and filling.number == session:
+            filling.pages += pages
+            filling.bytes += count
+            self.resync_bytes[filling.mode] += count
+
     def forget(self, copy: RegionCopy) -> None:
         """The copy is gone."""
+        self._began_ns.pop(copy, None)
         self.running.pop(copy, None)
         self._admits.pop(copy, None)
 
     def clear(self) -> None:
         """This life of the node is over."""
+        self._began_ns.clear()
         self.running.clear()
         self._admits.clear()
 
@@ -79,6 +115,7 @@ class Joins:
                 running += 1
                 self.running[copy] = now_ns
                 self._sessions += 1
+                self._began_ns.setdefault(copy, now_ns)
                 state_transfer.ask(copy, self._sessions)
 
     def _find(self, now_ns: int) -> None:

@@ -29,9 +29,15 @@ finds the end and the last reset of each region, the second applies.
 | OPERATION, seq > commit point                | kept as tail                                      |
 | `committed` of an OPERATION, COMMIT          | raise the commit point and the epoch              |
 | TRUNCATE                                     | voids earlier records from that seq on            |
-| TRANSFER_BEGIN                               | reset: base bitmap, commit point, clients         |
+| TRANSFER_BEGIN of all pages                  | reset: base bitmap, commit point, clients         |
+| TRANSFER_BEGIN of the pages since a record   | the suspects are as received, or holes; commit    |
+|                                              | point, clients                                    |
+| OPERATION before such a one, seq > since     | ignored: of an earlier session, or cut off        |
+| OPERATION before such a one, of a suspect    | ignored for that page: what came later is on disk |
 | TRANSFER_DONE of that session                | the region is complete                            |
-| TRANSFER_BEGIN without its TRANSFER_DONE     | the region is incomplete: discarded               |
+| TRANSFER_BEGIN of all without TRANSFER_DONE  | the region is incomplete: discarded               |
+| TRANSFER_BEGIN since, without TRANSFER_DONE  | incomplete; pages beside the suspects and those   |
+|                                              | of OPERATIONs behind it are as `since` left them  |
 | REGION_DROPPED                               | reset: the region is not here                     |
 """
 
@@ -93,10 +99,12 @@ class TruncateNote:
 
 @dataclass(frozen=True, slots=True)
 class TransferBeginNote:
-    """A joiner empties the region and starts on the base (base_epoch, base_seq) of a session.
+    """A joiner starts on the base (base_epoch, base_seq) of a session.
 
     bitmap: allocated pages of the base, bit 0 of byte 0 is page 0. clients: the state of the
-    client table at the base, opaque to the store.
+    client table at the base, opaque to the store. suspect: bitmap of the pages that the session
+    brings or makes holes of; all others stay as the record `since` = (seq, epoch) left them. Empty:
+    the region is emptied, and the session brings all.
     """
 
     volume: int
@@ -107,15 +115,20 @@ class TransferBeginNote:
     base_seq: int
     bitmap: bytes
     clients: Any = ()
+    since: tuple[int, int] = (0, 0)
+    suspect: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferDoneNote:
-    """All pages of the session are on disk and synced."""
+    """All pages of the session are on disk and synced. seqs: the page seqs of the region, packed as
+    of the record `applied`; of what was received nothing else in the journal tells them."""
 
     volume: int
     region: int
     session: int
+    applied: int = 0
+    seqs: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +177,10 @@ def pack_note(note: Note) -> tuple[int, bytes]:
     elif isinstance(note, TransferBeginNote):
         values = [
             note.volume, note.region, note.epoch, note.session, note.base_epoch, note.base_seq,
-            note.bitmap, note.clients,
+            note.bitmap, note.clients, note.since, note.suspect,
         ]  # fmt: skip
     elif isinstance(note, TransferDoneNote):
-        values = [note.volume, note.region, note.session]
+        values = [note.volume, note.region, note.session, note.applied, note.seqs]
     else:
         values = [note.volume, note.region]
     payload: bytes = msgpack.packb(values)

@@ -19,6 +19,7 @@ from admin.view import (
     RegionCounts,
     RegionRow,
     RegionState,
+    ResyncCounts,
     Statistics,
     Status,
     VolumeRow,
@@ -34,6 +35,7 @@ from cluster.membership import PeerState
 from host.nbd_target import NbdTarget
 from node.config import NodeConfig
 from node.region_copy import COPY, JOINER, OWNER
+from node.roles import BY_DELTA, BY_FULL, BY_LOG, BY_NOTHING
 from volume.virtual_volume import VirtualVolume
 
 if TYPE_CHECKING:
@@ -45,6 +47,15 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def _by_mode(counts: list[int]) -> ResyncCounts:
+    return ResyncCounts(
+        same_total=counts[BY_NOTHING],
+        log_total=counts[BY_LOG],
+        delta_total=counts[BY_DELTA],
+        full_total=counts[BY_FULL],
+    )
 
 
 def _none(node: int) -> int:
@@ -338,6 +349,8 @@ class OperatorView:
                 * self._config.cluster.volumes.page_bytes,
             },
             rebuild_bytes_total=node.rebuild.sent_bytes,
+            resyncs=_by_mode(core.joins.resyncs),
+            resync_bytes=_by_mode(core.joins.resync_bytes),
             takeovers_total=core.takeovers,
             exposed_ms_total=core.exposed_ms(node.ports.clock.now_ns()),
             resident_bytes=_resident_bytes(),

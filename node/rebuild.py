@@ -16,9 +16,10 @@ from base.clock import Clock
 from base.errors import StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_S, KiB
+from node.effects import SendBegin
 from node.region_copy import RegionCopy
 from node.region_pages import RegionPlace
-from node.roles import OWNER, TRANSFER_COPYING
+from node.roles import BY_DELTA, OWNER, TRANSFER_COPYING
 from transport import messages as wire
 
 if TYPE_CHECKING:
@@ -68,25 +69,57 @@ class Rebuild:
         self._supervisor = supervisor
         self._pace = Pace(clock, bytes_per_s)
         self._acks: dict[tuple[int, int], tuple[int, asyncio.Event, list[int]]] = {}
+        self._wanted: dict[
+            tuple[int, int], tuple[int, bytes]
+        ] = {}  # (session, bitmap) at the owner
         self._taking: dict[tuple[int, int], int] = {}  # batches that a joiner is writing
         self.sent_bytes = 0
 
     # ------------------------------------------------------------------ owner
 
+    def begin(self, effect: SendBegin) -> None:
+        """Tell the joiner how the session begins, and note which pages it is to get."""
+        copy, store = effect.copy, self._store
+        key = (copy.volume, copy.region)
+        data = b""
+        if effect.mode >= BY_DELTA:
+            allocated = wanted = store.page_bitmap(key)
+            if effect.mode == BY_DELTA:
+                wanted = store.pages_since(key, effect.since[0], effect.suspects)
+            self._wanted[key] = (effect.session, wanted)
+            data = allocated + wanted
+        begin = wire.TransferBegin(
+            copy.volume,
+            copy.region,
+            effect.epoch,
+            effect.session,
+            effect.mode,
+            effect.base_epoch,
+            effect.base,
+            effect.since[1],
+            effect.since[0],
+            effect.line,
+            effect.clients,
+            data,
+        )
+        self._io.bus.send(effect.peer, begin)
+
     def copy(self, copy: RegionCopy, peer: int, session: int) -> None:
-        """Send all allocated pages of the session in the background."""
-        self._supervisor.start(self._copy(copy, peer, session), name="copy_pages")
+        """Send all pages that the joiner of the session wants, in the background."""
+        number, wanted = self._wanted.pop((copy.volume, copy.region), (0, b""))
+        if number == session:
+            self._supervisor.start(self._copy(copy, peer, session, wanted), name="copy_pages")
 
     def _runs(self, copy: RegionCopy, session: int) -> bool:
         return copy.role == OWNER and copy.session == session and copy.transfer == TRANSFER_COPYING
 
-    async def _copy(self, copy: RegionCopy, peer: int, session: int) -> None:
+    async def _copy(self, copy: RegionCopy, peer: int, session: int, wanted: bytes) -> None:
         key = (copy.volume, copy.region)
-        io, store = self._io, self._store
+        io = self._io
         virtual = io.core.catalog.volume_manager.volume(copy.volume)
         page_bytes = virtual.page_bytes
-        bitmap = store.page_bitmap(key)
-        pages = [page for page in range(len(bitmap) * 8) if bitmap[page >> 3] >> (page & 7) & 1]
+        # Also those that have become holes meanwhile: the joiner waits for each, or for its trim.
+        pages = [page for page in range(len(wanted) * 8) if wanted[page >> 3] >> (page & 7) & 1]
         batch = max(1, BATCH_BYTES // page_bytes)
         gate = asyncio.Event()
         waiting: list[int] = []  # batches not acknowledged, by their first page
@@ -135,9 +168,11 @@ class Rebuild:
         io.drain()
         io.flush_records()
         message = wire.TransferPages(
-            copy.volume, copy.region, copy.epoch, session, copy.committed, tuple(pages), data
-        )
+            copy.volume, copy.region, copy.epoch, session, copy.committed, tuple(pages),
+            self._store.page_seqs(key, pages), data,
+        )  # fmt: skip
         self.sent_bytes += len(data)
+        io.core.joins.sent(copy, session, len(pages), len(data))
         return io.bus.send(peer, message)
 
     def acknowledged(self, peer: int, message: wire.TransferPagesAck) -> None:
@@ -154,6 +189,11 @@ class Rebuild:
 
     def wake(self) -> None:
         """Configurations changed: sessions that are over must notice."""
+        copies = self._io.core.copies
+        for key in list(self._wanted):
+            copy = copies.get(key[0], {}).get(key[1])
+            if copy is None or copy.session != self._wanted[key][0]:
+                del self._wanted[key]
         for _, gate, _ in self._acks.values():
             gate.set()
 
@@ -184,6 +224,7 @@ class Rebuild:
                 message.session,
                 message.pages,
                 memoryview(message.data),  # type: ignore[arg-type]
+                message.seqs,
             )
         except StorageError as error:
             log.warning("transfer.refused", volume=key[0], region=key[1], error=str(error))

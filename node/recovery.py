@@ -1,18 +1,26 @@
 """plan: what the entries of the journal mean for each region; the table is in journal_format.
 
 Two passes over the same entries. `Survey` learns what only later entries tell: the commit points,
-the last reset of a region, what was truncated. `Replay` then goes through them again and says which
-records to apply, in order, so that nothing has to be held in memory but the tails.
+the last reset of a region, what was truncated. `Replay` then goes through them again and says what
+to do with each, in order, so that nothing has to be held in memory but the tails.
+
+A transfer of the pages since a record is no reset. It stands in the middle of the sequence: what
+was committed up to that record counts on, what came behind it is void, and of the pages that the
+transfer brings nothing older may be written again, for the received bytes are on disk and in no
+journal.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
 from node.checkpoint import COMPLETE, Key, RegionEntry
 from node.journal_format import (
     OPERATION,
+    TRANSFER_BEGIN,
+    TRANSFER_DONE,
     CommitNote,
     JournalEntry,
     Note,
@@ -32,8 +40,9 @@ class RecoveredRegion:
 
     tail: (record, lsn) beyond the commit point, in order, all journalled. clients: the client table
     as of the checkpoint (or the base of a transfer), to which `replayed` must be added: (client,
-    number, low) of the records that were committed since, in order. complete False: the copy is
-    worthless, its pages are gone.
+    number, low) of the records that were committed since, in order. ends: epochs that ended among
+    those, (epoch, last seq). complete False: a state transfer did not end. Then the copy is
+    worthless, or `since` says as of which record (seq, epoch) its pages are, but for suspects.
     """
 
     epoch: int = 0  # the highest seen
@@ -42,7 +51,38 @@ class RecoveredRegion:
     tail: list[tuple[Record, int]] = field(default_factory=list)
     clients: Any = ()
     replayed: list[tuple[int, int, int]] = field(default_factory=list)
+    ends: list[tuple[int, int]] = field(default_factory=list)
     complete: bool = True
+    since: tuple[int, int] = (0, 0)
+
+    def restart(self, note: TransferBeginNote) -> None:
+        """A transfer put the copy onto another base."""
+        self.committed, self.committed_epoch = note.base_seq, note.base_epoch
+        self.clients = note.clients
+        self.tail.clear()
+        self.replayed.clear()
+        self.ends.clear()
+
+
+class Action(Enum):
+    """What to do with an entry."""
+
+    APPLY = 1  # the record, but not to those pages of it that a later transfer brought
+    MARK = 2  # the record may have been applied to a copy that never became complete
+    TRANSFER = 3  # the transfer of the note begins; `done`: what it brought is on disk
+    SEQS = 4  # it has ended, and these are the page seqs of the region: (as of, packed)
+
+
+class Step(NamedTuple):
+    """The action for one entry."""
+
+    action: Action
+    key: Key
+    record: Record | None = None
+    note: TransferBeginNote | None = None
+    done: bool = False
+    later: tuple[TransferBeginNote, ...] = ()
+    seqs: tuple[int, bytes] = (0, b"")
 
 
 @dataclass(slots=True)
@@ -58,12 +98,20 @@ class _Region:
     begin: TransferBeginNote | None = None  # the reset was this
     dropped: bool = False
     truncates: list[tuple[int, int]] = field(default_factory=list)  # (lsn, from_seq)
+    since: tuple[int, int] = (0, 0)  # while incomplete
+    transfers: list[tuple[int, TransferBeginNote]] = field(default_factory=list)  # not of all pages
 
     def voids(self, lsn: int, seq: int) -> bool:
         """A later entry says that the record there does not count."""
         if lsn < self.reset_lsn:
             return True
+        if any(at > lsn and seq > note.since[0] for at, note in self.transfers):
+            return True
         return any(at > lsn and from_seq <= seq for at, from_seq in self.truncates)
+
+    def later(self, lsn: int) -> tuple[TransferBeginNote, ...]:
+        """Transfers of some pages that begin behind that entry."""
+        return tuple(note for at, note in self.transfers if at > lsn)
 
 
 class Survey:
@@ -74,8 +122,9 @@ class Survey:
         for key, entry in known.items():
             state = entry.state
             self.regions[key] = _Region(
-                state.epoch, state.committed, state.committed_epoch, entry.session, state.clients
-            )
+                state.epoch, state.committed, state.committed_epoch, entry.session, state.clients,
+                since=entry.since,
+            )  # fmt: skip
 
     def _region(self, key: Key) -> _Region:
         region = self.regions.get(key)
@@ -113,9 +162,14 @@ class Survey:
             region.truncates.append((lsn, note.from_seq))
         elif isinstance(note, TransferBeginNote):
             epoch = max(region.epoch, note.epoch)
-            self.regions[key] = _Region(
+            begun = _Region(
                 epoch, note.base_seq, note.base_epoch, note.session, note.clients, lsn, note
             )
+            if note.suspect:
+                begun.reset_lsn, begun.begin = region.reset_lsn, region.begin
+                begun.truncates, begun.since = region.truncates, note.since
+                begun.transfers = [*region.transfers, (lsn, note)]
+            self.regions[key] = begun
         elif isinstance(note, TransferDoneNote):
             if region.session == note.session:
                 region.session = COMPLETE
@@ -151,8 +205,9 @@ class Replay:
             elif entry is not None and region.reset_lsn == NEVER:
                 recovered.committed = entry.state.committed
                 recovered.committed_epoch = entry.state.committed_epoch
-            # A transfer that did not end leaves nothing: pages of its base are missing.
             recovered.complete = region.session == COMPLETE
+            if not recovered.complete:
+                recovered.since = region.since
             self._progress[key] = _Progress(recovered)
 
     @property
@@ -160,32 +215,39 @@ class Replay:
         """All that are here, complete or not."""
         return {key: progress.recovered for key, progress in self._progress.items()}
 
-    def first_bitmap(self, key: Key, known: dict[Key, RegionEntry]) -> bytes:
-        """Pages that are on disk before the first record is applied."""
+    def first(self, key: Key, known: dict[Key, RegionEntry]) -> RegionEntry:
+        """The pages of the region before the first entry."""
         region = self._survey.regions[key]
         if region.begin is not None:
-            return region.begin.bitmap
+            return RegionEntry(bitmap=region.begin.bitmap)
         if region.reset_lsn != NEVER or key not in known:
-            return b""
-        return known[key].bitmap
+            return RegionEntry()
+        return known[key]
 
-    def take(self, entry: JournalEntry) -> Record | None:
-        """The next entry, in order. A record to apply now, or None."""
+    def take(self, entry: JournalEntry) -> Step | None:
+        """What to do with the next entry, in order; None: nothing."""
+        if entry.kind in (TRANSFER_BEGIN, TRANSFER_DONE):
+            return self._transfer(entry)
         if entry.kind != OPERATION:
             return None
         record, _, _, _ = unpack_record(entry.payload, 0)
         key = (record.volume, record.region)
         progress = self._progress.get(key)
-        if progress is None or not progress.recovered.complete:
+        if progress is None:
             return None
         region = self._survey.regions[key]
         seq = record.seq
         if seq <= progress.last or region.voids(entry.lsn, seq):
             return None
         recovered = progress.recovered
+        later = region.later(entry.lsn)
+        if not recovered.complete and not later:
+            # Which of these were applied before the crash is not known, and none is needed.
+            return Step(Action.MARK, key, record) if recovered.since[0] else None
         expected = progress.last + 1 if progress.last != NEVER else progress.base + 1
         if seq > expected:
             recovered.complete = False
+            recovered.since = (0, 0)
             recovered.tail.clear()
             return None
         progress.last = seq
@@ -195,7 +257,28 @@ class Replay:
             recovered.tail.append((record, entry.lsn))
             return None
         if seq > progress.base:
+            if record.epoch != recovered.committed_epoch:
+                recovered.ends.append((recovered.committed_epoch, recovered.committed))
             recovered.committed = seq
             recovered.committed_epoch = record.epoch
             recovered.replayed.append((record.client, record.number, record.low))
-        return record
+        return Step(Action.APPLY, key, record, later=later)
+
+    def _transfer(self, entry: JournalEntry) -> Step | None:
+        note = unpack_note(entry)
+        assert isinstance(note, TransferBeginNote | TransferDoneNote)
+        key = (note.volume, note.region)
+        progress = self._progress.get(key)
+        region = self._survey.regions[key]
+        if progress is None or entry.lsn < region.reset_lsn:
+            return None
+        if isinstance(note, TransferDoneNote):
+            return Step(Action.SEQS, key, seqs=(note.applied, note.seqs))
+        if not note.suspect:
+            return None
+        progress.last = NEVER
+        progress.base = note.base_seq
+        progress.recovered.restart(note)
+        # What a session did not bring that another followed, that other one brings.
+        done = progress.recovered.complete or bool(region.later(entry.lsn))
+        return Step(Action.TRANSFER, key, note=note, done=done)

@@ -40,6 +40,8 @@ from node.effects import (
     Token,
     Truncate,
 )
+from node.epoch_line import EpochEnd, EpochLine
+from node.kept_log import KeptBytes, KeptLog
 from node.roles import (
     AHEAD,
     COPY,
@@ -50,8 +52,8 @@ from node.roles import (
     OWNER,
     ROLE_NAMES,
     STALE,
-    TRANSFER_ASKED,
     TRANSFER_IDLE,
+    TRANSFER_POSITION,
 )
 from transport.messages import ReplicateRefused
 from transport.operation import SYNC, Record
@@ -66,56 +68,24 @@ class RegionCopy:
     """One copy of one region on this node. All positions are sequence numbers of the region."""
 
     __slots__ = (
-        "_gap",
-        "_parked",
-        "_parked_point",
-        "acked",
-        "admission_out",
-        "admitting",
-        "clients",
-        "commit_known",
-        "commit_told",
-        "committed",
-        "committed_epoch",
-        "complete",
-        "effects",
-        "epoch",
-        "in_flight",
-        "joiner",
-        "journalled",
-        "log",
-        "log_base",
-        "matched",
-        "members",
-        "offline",
-        "open_at_ns",
-        "open_target",
-        "opening",
-        "others",
-        "owner",
-        "place",
-        "prepared",
-        "prepared_epoch",
-        "read_peers",
-        "region",
-        "required",
-        "role",
-        "self_id",
-        "serving",
-        "session",
-        "sole_synced",
-        "suspended",
-        "sync_asked",
-        "synced",
-        "synced_acked",
-        "tokens",
-        "transfer",
-        "volume",
-        "waiting",
+        "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "clients",
+        "commit_known", "commit_told", "committed", "committed_epoch", "complete", "effects",
+        "end_at", "epoch", "filling", "in_flight", "joiner", "journalled", "kept", "line", "log",
+        "log_base", "matched", "members", "offline", "open_at_ns", "open_target", "opening",
+        "others", "owner", "place", "prepared", "prepared_epoch", "read_peers", "region",
+        "required", "role", "self_id", "serving", "session", "since", "sole_synced", "suspended",
+        "sync_asked", "synced", "synced_acked", "tokens", "transfer", "volume", "waiting",
         "wants_sync_always",
-    )
+    )  # fmt: skip
 
-    def __init__(self, volume: int, region: int, self_id: int, effects: list[Effect]) -> None:
+    def __init__(
+        self,
+        volume: int,
+        region: int,
+        self_id: int,
+        effects: list[Effect],
+        kept: KeptBytes | None = None,
+    ) -> None:
         self.volume = volume
         self.region = region
         self.self_id = self_id
@@ -143,6 +113,8 @@ class RegionCopy:
         self.matched = 0
         self.commit_known = 0  # the highest commit point that an owner has told this copy
         self.complete = True  # False: a state transfer into this copy has not ended
+        self.since = (0, 0)  # then: the record (seq, epoch) as of which its pages are, see position
+        self.line = EpochLine()  # of what is committed; it ends with (committed_epoch, committed)
         self.clients = ClientTable()
         self._parked: deque[tuple[int, int, Record, int]] = deque()
         self._parked_point = (0, 0, 0, 0)  # the last commit point of such an epoch
@@ -157,6 +129,7 @@ class RegionCopy:
         self.opening = False
         self.open_at_ns = 0
         self.open_target = 0
+        self.kept = KeptLog(kept or KeptBytes())  # for copies that are away
         self.tokens: dict[int, list[Token]] = {}
         self.in_flight: dict[tuple[int, int], int] = {}
         self.waiting: deque[Token] = deque()
@@ -167,6 +140,8 @@ class RegionCopy:
         self.transfer = TRANSFER_IDLE
         self.admitting = False  # commits and reads need the joiner
         self.admission_out = False  # and the catalog may have heard of it
+        self.filling: state_transfer.Session | None = None  # owner: the last session that began
+        self.end_at = -1  # joiner: the session may end once that record is committed here
 
     # ------------------------------------------------------------------ recovery and configuration
 
@@ -178,6 +153,8 @@ class RegionCopy:
         tail: list[Record],
         clients: tuple[ClientState, ...],
         complete: bool,
+        line: tuple[EpochEnd, ...] = (),
+        since: tuple[int, int] = (0, 0),
     ) -> None:
         """What the journal and checkpoint of an earlier life say. Role and epoch come from the
         catalog. tail: records behind `committed`, in order, all journalled."""
@@ -190,6 +167,15 @@ class RegionCopy:
         assert all(record.seq == committed + 1 + at for at, record in enumerate(tail))
         self.clients = ClientTable(clients)
         self.complete = complete
+        self.line = EpochLine(line)
+        self.since = since
+
+    def position(self) -> tuple[bool, int, int]:
+        """(complete, seq, epoch): as which record this copy's pages are. Not complete: but for
+        those that its store suspects; seq 0: no page of it can be used."""
+        if self.complete:
+            return True, self.committed, self.committed_epoch
+        return False, *self.since
 
     def configure(
         self,
@@ -203,11 +189,13 @@ class RegionCopy:
         open_at_ns: int,
         sole_synced: bool = False,
         suspended: bool = False,
+        keeps_log: bool = False,
     ) -> None:
         """Take the configuration that the catalog has for this region now.
 
         members: nodes in sync, ascending. open_at_ns: end of every lease that this node granted.
-        suspended: policy `suspend` with too few members: writes wait.
+        suspended: policy `suspend` with too few members: writes wait. keeps_log: a copy is away
+        that may come back.
         """
         assert epoch >= self.epoch, (self, epoch)
         previous_epoch = self.epoch
@@ -220,6 +208,7 @@ class RegionCopy:
         self.sole_synced = sole_synced
         self.suspended = suspended
         role = self._role_now()
+        self.kept.want(keeps_log and role == OWNER, self.log_base)
         if epoch == previous_epoch and role == self.role and joiner == previous_joiner:
             return
         if epoch != previous_epoch:
@@ -256,15 +245,18 @@ class RegionCopy:
         self.session = 0
         self.transfer = TRANSFER_IDLE
         self.admitting = self.admission_out = False
+        self.end_at = -1
 
     def reset_place(self) -> None:
         """The catalog gave this copy other space on disk: nothing of the old one is left."""
         self.start_at(0, 0, ClientTable())
         self.complete = True
+        self.since = (0, 0)
         self.session = 0
 
     def _leave_ownership(self) -> None:
         self.serving = self.opening = False
+        self.kept.want(False, self.log_base)
         self.required = self.others = self.read_peers = ()
         owner = self.owner
         for seq in sorted(self.tokens):
@@ -276,7 +268,7 @@ class RegionCopy:
             self.effects.append(Resume(self.waiting.popleft()))
         self.acked.clear()
         self.synced_acked.clear()
-        self._trim_log()
+        self.trim_log()
 
     def _become_owner(self, again: bool, new_epoch: bool, now_ns: int, open_at_ns: int) -> None:
         self.others = tuple(node for node in self.members if node != self.self_id)
@@ -343,10 +335,10 @@ class RegionCopy:
         self.in_flight[name] = seq
         self.tokens[seq] = [token]
         peers = self.others
-        if self.transfer > TRANSFER_ASKED:
+        if self.transfer > TRANSFER_POSITION:
             peers = (*peers, self.joiner)
-            lag = seq - self.log_base
-            if lag > JOINER_LAG_MAX and self.log_base < self.committed and not self.admission_out:
+            acked = self.acked.get(self.joiner, 0)
+            if seq - acked > JOINER_LAG_MAX and acked < self.committed and not self.admission_out:
                 state_transfer.restart(self)
                 peers = self.others
         self.effects.append(Store(self, record, peers, journal=True))
@@ -420,7 +412,8 @@ class RegionCopy:
             self.synced_acked[peer] = synced
         self.commit()
         if peer == self.joiner:
-            self._trim_log()
+            self.trim_log()
+            state_transfer.caught_up(self)
             state_transfer.maybe_admit(self)
 
     def commit(self) -> None:
@@ -445,7 +438,7 @@ class RegionCopy:
             if tokens is not None:
                 for token in tokens:
                     self.effects.append(Reply(token, None))
-        self._trim_log()
+        self.trim_log()
 
     def _is_synced(self, record: Record) -> bool:
         seq = record.seq
@@ -459,24 +452,24 @@ class RegionCopy:
         return all(self.synced_acked.get(peer, 0) >= seq for peer in self.required)
 
     def _apply(self, record: Record) -> None:
+        if record.epoch != self.committed_epoch:
+            self.line.end(self.committed_epoch, self.committed)
         self.committed = record.seq
         self.committed_epoch = record.epoch
         self.clients.add(record.client, record.number, record.low)
         self.effects.append(Apply(self, record))
 
-    def _trim_log(self) -> None:
+    def trim_log(self) -> None:
+        """Forget records that are committed and that nobody is going to ask for."""
         keep = self.committed
-        if self.role == OWNER and self.transfer > TRANSFER_ASKED:
-            keep = min(keep, self.acked.get(self.joiner, self.log_base))
+        if self.role == OWNER:
+            if self.transfer > TRANSFER_POSITION:
+                keep = min(keep, self.acked.get(self.joiner, self.log_base))
+            if self.kept.wanted:
+                keep = min(keep, self.kept.keep_from(self))
         log = self.log
         while self.log_base < keep:
             log.popleft()
-            self.log_base += 1
-
-    def trim_log_to_committed(self) -> None:
-        """A new session starts at the commit point: what the last one still needed may go."""
-        while self.log_base < self.committed:
-            self.log.popleft()
             self.log_base += 1
 
     # ------------------------------------------------------------------ records at a copy
@@ -569,7 +562,9 @@ class RegionCopy:
             return
         while self.committed < limit:
             self._apply(self.log[self.committed - self.log_base])
-        self._trim_log()
+        self.trim_log()
+        if self.end_at >= 0:
+            state_transfer.maybe_end(self)
 
     def acknowledge(self) -> None:
         """Tell the owner what this copy holds in its journal, as far as it matched the owner."""
@@ -616,7 +611,9 @@ class RegionCopy:
             state_transfer.restart(self)
 
     def resend(self, peer: int, after: int) -> None:
-        """Send again what the log holds behind `after`."""
+        """Send again what the log holds behind `after`. Whatever is committed a member has."""
+        if peer != self.joiner:
+            after = max(after, self.committed)
         for record in self.log:
             if record.seq > after:
                 self.effects.append(Store(self, record, (peer,), journal=False))
@@ -632,10 +629,12 @@ class RegionCopy:
         for record in self.log:
             record.dead = True
         self.log.clear()
+        self.kept.want(False, base)
         self.log_base = self.prepared = self.committed = base
         self.journalled = self.synced = self.matched = base
         self.prepared_epoch = self.committed_epoch = base_epoch
         self.clients = clients
+        self.line = EpochLine()
         self._gap = _NO_GAP
 
     # ------------------------------------------------------------------ for people

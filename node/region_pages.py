@@ -15,6 +15,8 @@ by replay, with the zeros around what was written. Else a crash would show old b
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
@@ -23,6 +25,7 @@ import numpy as np
 from base.errors import InvalidRequest
 from base.units import SECTOR_BYTES, MiB
 from node.cache import NO_LSN, Cache, Page, mask_runs
+from node.page_seqs import Bools, bits_of, bools_of, newer_than, no_seqs
 from transport.operation import NO_HOLE, TRIM, WRITE, ZERO, Record
 from volume.raid import DiskExtent, DiskOk
 
@@ -66,6 +69,7 @@ class RegionPlace(NamedTuple):
 class RegionPages:
     """Page states and dirty pages of one region. `states` is None while nothing was written.
 
+    seqs: by page, the last record that touched it (`node.page_seqs`); made with `states`.
     touched: while a state transfer runs, by page, the mask of sectors that the stream has written.
     transferring: pages of which received bytes are on their way to disk. freed: pages given back
     since a checkpoint looked last. paused: its disks have failed; its pages are set `aside`.
@@ -73,7 +77,7 @@ class RegionPages:
 
     __slots__ = (
         "aside", "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages",
-        "paused", "plans", "states", "touched", "transferring", "versions",
+        "paused", "plans", "seqs", "states", "touched", "transferring", "versions",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
@@ -88,6 +92,7 @@ class RegionPages:
         self.full_mask = (1 << (page_bytes >> _SECTOR_SHIFT)) - 1
         self.cache = cache
         self.states: bytearray | None = None
+        self.seqs: array[int] = no_seqs(0)
         self.dirty: dict[int, Page] = {}
         self.touched: dict[int, int] | None = None
         self.transferring: dict[int, None] = {}
@@ -107,15 +112,17 @@ class RegionPages:
         self.cache.changed[self.key] = None
         states = self.states
         if states is None:
-            states = self.states = bytearray(self.pages)
+            states = self._make_states()
         kind = record.kind
         if kind == WRITE:
             page_bytes = self.page_bytes
             index, at = divmod(offset, page_bytes)
             if at + length <= page_bytes:
                 if length:
+                    self.seqs[index] = record.seq
                     self._write(states, index, at, record.data, length, lsn)
                 return
+            self.mark(record)
             view = memoryview(record.data)
             done = 0
             while done < length:
@@ -124,11 +131,30 @@ class RegionPages:
                 done += count
                 index += 1
                 at = 0
-        elif kind == ZERO:
+            return
+        self.mark(record)
+        if kind == ZERO:
             self._clear(states, offset, length, lsn, hole=not record.flags & NO_HOLE, zero=True)
         else:
             assert kind == TRIM, kind
             self._clear(states, offset, length, lsn, hole=True, zero=False)
+
+    def _make_states(self) -> bytearray:
+        self.seqs = no_seqs(self.pages)
+        self.states = bytearray(self.pages)
+        return self.states
+
+    def touched_by(self, record: Record) -> range:
+        """Pages that the record changes."""
+        size = self.page_bytes
+        return range(record.offset // size, -(-(record.offset + record.length) // size))
+
+    def mark(self, record: Record) -> None:
+        """Note which pages the record changes, and nothing else."""
+        if self.states is None:
+            self._make_states()
+        pages = self.touched_by(record)
+        self.seqs[pages.start : pages.stop] = array("Q", (record.seq,)) * len(pages)
 
     def _write(
         self,
@@ -211,16 +237,41 @@ class RegionPages:
         be overtaken, or the disks of the region have just failed."""
         return self.paused or index in self.transferring
 
-    def begin_transfer(self, bitmap: bytes) -> None:
-        """Empty the region; pages of the bitmap are absent until they are received."""
-        self.cache.drop_region(self)
-        present = np.unpackbits(
-            np.frombuffer(bitmap, dtype=np.uint8), count=self.pages, bitorder="little"
-        )
-        self.states = bytearray((present * np.uint8(ABSENT)).tobytes())
+    def begin_transfer(self, allocated: bytes, wanted: Bools) -> None:
+        """A state transfer brings `wanted`: those of them that are allocated at the owner are
+        absent until they are received, the rest are holes. All other pages stay as they are."""
+        if self.states is None:
+            self._make_states()
+        assert self.states is not None
+        states = np.frombuffer(self.states, dtype=np.uint8).copy()
+        present = bools_of(allocated, self.pages)
+        freed = np.flatnonzero(wanted & ~present & (states != HOLE))
+        states[wanted] = np.where(present[wanted], ABSENT, HOLE)
+        self.states = bytearray(states.tobytes())
+        np.frombuffer(self.seqs, dtype=np.uint64)[wanted] = 0
+        self.forget(index for index in list(self.dirty) if wanted[index])
         self.touched = {}
-        self.freed.clear()
+        self.freed.update(dict.fromkeys(freed.tolist()))
         self.versions += 1
+
+    def forget(self, pages: Iterable[int]) -> None:
+        """What the cache has of these pages is not wanted."""
+        for index in pages:
+            page = self.dirty.get(index)
+            if page is not None:
+                self.cache.drop(page)
+
+    def allocated(self) -> Bools:
+        """Pages that are not holes."""
+        if self.states is None:
+            return np.zeros(self.pages, dtype=np.bool_)
+        return np.asarray(np.frombuffer(self.states, dtype=np.uint8) != HOLE)
+
+    def changed_since(self, seq: int) -> Bools:
+        """Pages that a record behind `seq` touched."""
+        if self.states is None:
+            return np.zeros(self.pages, dtype=np.bool_)
+        return newer_than(self.seqs, seq)
 
     def untouched(self, index: int) -> int:
         """Mask of the sectors of a received page that must be written; 0: it is not wanted."""
@@ -228,13 +279,15 @@ class RegionPages:
             return 0
         return self.full_mask & ~self.touched.get(index, 0)
 
-    def page_received(self, index: int) -> None:
-        """Its untouched sectors are on disk. A page that was trimmed meanwhile stays as it is."""
+    def page_received(self, index: int, seq: int = 0) -> None:
+        """Its untouched sectors are on disk, as the record `seq` of the owner left them. A page
+        that was trimmed meanwhile stays as it is."""
         assert self.states is not None
         self.versions += 1
         if self.states[index] == ABSENT and self.touched is not None:
             self.states[index] = DISK
             self.touched.pop(index, None)
+            self.seqs[index] = max(self.seqs[index], seq)
 
     def absent_pages(self) -> int:
         """How many pages of the base are still missing."""
@@ -244,6 +297,7 @@ class RegionPages:
         """Nothing of the region is here any more."""
         self.cache.drop_region(self)
         self.states = None
+        self.seqs = no_seqs(0)
         self.touched = None
         self.freed.clear()
         self.versions += 1
@@ -312,25 +366,31 @@ class RegionPages:
         """Allocated pages, bit 0 of byte 0 is page 0; empty when none was ever written."""
         if self.states is None:
             return b""
-        states = np.frombuffer(self.states, dtype=np.uint8)
-        return np.packbits(states != HOLE, bitorder="little").tobytes()
+        return bits_of(self.allocated())
 
     def disk_bitmap(self) -> bytes:
         """Allocated pages without those that are only in the cache: what a checkpoint holds."""
         if self.states is None:
             return b""
-        states = np.frombuffer(self.states, dtype=np.uint8)
-        return np.packbits(states >= DISK, bitorder="little").tobytes()
+        return bits_of(np.frombuffer(self.states, dtype=np.uint8) >= DISK)
 
-    def load_bitmap(self, bitmap: bytes) -> None:
+    def load(self, bitmap: bytes, seqs: array[int] | None = None) -> None:
         """From a checkpoint: those pages are on disk, the others are holes."""
-        if not bitmap:
-            self.states = None
+        self.states = None
+        if not bitmap and seqs is None:
             return
-        present = np.unpackbits(
-            np.frombuffer(bitmap, dtype=np.uint8), count=self.pages, bitorder="little"
-        )
-        self.states = bytearray((present * np.uint8(DISK)).tobytes())
+        self._make_states()
+        if bitmap:
+            present = bools_of(bitmap, self.pages)
+            self.states = bytearray((present * np.uint8(DISK)).tobytes())
+        if seqs is not None:
+            self.seqs = seqs
+
+    def load_seqs(self, seqs: array[int]) -> None:
+        """As of the end of a state transfer, from the journal."""
+        if self.states is None:
+            self._make_states()
+        self.seqs = seqs
 
     def runs(self) -> list[tuple[int, int, bool]]:
         """(offset, length, allocated) in bytes, ascending, without gaps, neighbours joined."""

@@ -24,10 +24,11 @@ import structlog
 
 from base.clock import Clock
 from base.device import BlockDevice
-from base.errors import DeviceFailed, InvalidRequest, NotFound, StorageError
+from base.errors import InvalidRequest, NotFound, StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_MS
-from node.cache import Cache, mask_runs
+from node import store_recovery
+from node.cache import Cache
 from node.checkpoint import (
     COMPLETE,
     INCOMPLETE,
@@ -38,21 +39,20 @@ from node.checkpoint import (
     RegionState,
     pack_payload,
     pack_region,
-    unpack_region,
 )
 from node.destage import Destager
 from node.disk_shelf import DiskShelf
+from node.incoming_pages import IncomingPages
 from node.journal import Journal
 from node.journal_format import (
-    ENTRY_BYTES,
     CommitNote,
     Lives,
     RegionDroppedNote,
     TransferBeginNote,
-    TransferDoneNote,
     TruncateNote,
 )
-from node.recovery import RecoveredRegion, Replay, Survey
+from node.page_seqs import bits_of, bools_of, pack_seqs
+from node.recovery import RecoveredRegion
 from node.region_pages import HOLE, RegionPages, RegionPlace, fill_zeros
 from node.stored_region import StoredRegion, StoreStatistics
 from node.stored_region import StoreOptions as StoreOptions
@@ -62,6 +62,7 @@ log = structlog.get_logger()
 
 SLICE = 256  # regions of a checkpoint that are packed in one turn of the loop
 READ_RETRIES_MAX = 8
+PINNED_PART = 8  # of the journal: records that wait for their commit longer hold it up
 DISCARDS_MAX = 1024  # runs of pages that one checkpoint gives back
 
 
@@ -70,7 +71,8 @@ class RegionStore:
     restart; asked while a checkpoint is taken, and consistent with what was applied so far.
 
     on_failure(error): the node must stop (P11). on_room(): host writes may be taken again.
-    on_region_error(key, error): no disk takes dirty pages of the region.
+    on_region_error(key, error): no disk takes dirty pages of the region. on_pinned(key): records of
+    the region that nobody commits keep the journal from being trimmed.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RegionStore:
         on_failure: Callable[[BaseException], None],
         on_room: Callable[[], None] | None = None,
         on_region_error: Callable[[Key, StorageError], None] | None = None,
+        on_pinned: Callable[[Key], None] | None = None,
         options: StoreOptions | None = None,
     ) -> None:
         options = options or StoreOptions()
@@ -96,26 +99,29 @@ class RegionStore:
             high_bytes=most * options.high_percent // 100,
             max_bytes=most,
         )
-        self._slots = CheckpointSlots(checkpoint_device)
+        self.slots = CheckpointSlots(checkpoint_device)
         self._clock = clock
         self._supervisor = supervisor
         self.region_state = region_state
         self.on_failure = on_failure
         self.on_room = on_room
+        self.on_pinned = on_pinned
         self._options = options
         self.destager = Destager(
             self.cache, shelf, journal, clock, options.pace,
-            take_points=self._take_points, has_points=lambda: bool(self._unnoted),
+            take_points=self._take_points, has_points=lambda: bool(self.unnoted),
             on_region_error=on_region_error, on_room=self._room,
         )  # fmt: skip
         journal.on_room = self._room
-        self._regions: dict[Key, StoredRegion] = {}
-        self._entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
-        self._uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
+        self.regions: dict[Key, StoredRegion] = {}
+        self.entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
+        self.uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
         self._applied_lsn = -1  # the highest of all applied records
-        self._unnoted: dict[Key, None] = {}  # regions with records that no note calls committed
-        self._done: dict[Key, int] = {}  # lsns of TransferDone notes that are not synced yet
+        self.unnoted: dict[Key, None] = {}  # regions with records that no note calls committed
+        self.done: dict[Key, int] = {}  # lsns of TransferDone notes that are not synced yet
         self._leaving: list[asyncio.Lock] = []  # of transfers into regions that were dropped
+        self._incoming = IncomingPages(self)
+        self.is_blank = False  # this start found a new store: nothing that this node had is left
         self._checkpoint_lock = asyncio.Lock()
         self._checkpoints = 0
         self._last_checkpoint_ns = 0
@@ -123,16 +129,16 @@ class RegionStore:
     # -- regions
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._regions
+        return key in self.regions
 
     def open_region(self, key: Key, place: RegionPlace, *, complete: bool = True) -> None:
         """The catalog gives this node a copy. One that recovery has found stays as it is.
 
         complete False: for a joiner; it holds nothing until a transfer has ended.
         """
-        if key in self._regions:
+        if key in self.regions:
             return
-        region = self._regions[key] = StoredRegion(key, place, self.cache)
+        region = self.regions[key] = StoredRegion(key, place, self.cache)
         if not complete:
             region.session = INCOMPLETE
             self.cache.changed[key] = None
@@ -142,15 +148,15 @@ class RegionStore:
 
         Its place on disk may be used by another region after `settled` has returned.
         """
-        region = self._regions.pop(key, None)
+        region = self.regions.pop(key, None)
         if region is None:
             return
-        self._forget(region)
+        self.forget(region)
         region.clear()
         region.session = INCOMPLETE
         if region.lock is not None:
             self._leaving.append(region.lock)
-        self._entries.pop(key, None)
+        self.entries.pop(key, None)
         self.cache.changed.pop(key, None)
         self.journal.append_note(RegionDroppedNote(key[0], key[1]))
 
@@ -162,26 +168,26 @@ class RegionStore:
             async with lock:
                 pass
 
-    def _forget(self, region: StoredRegion) -> None:
+    def forget(self, region: StoredRegion) -> None:
         for lsn in region.pending.values():
-            self._uncommitted.pop(lsn, None)
+            self.uncommitted.pop(lsn, None)
         region.pending.clear()
-        self._unnoted.pop(region.key, None)
-        self._done.pop(region.key, None)
+        self.unnoted.pop(region.key, None)
+        self.done.pop(region.key, None)
 
-    def _region(self, key: Key) -> StoredRegion:
-        region = self._regions.get(key)
+    def region(self, key: Key) -> StoredRegion:
+        region = self.regions.get(key)
         if region is None:
             raise NotFound(f"volume {key[0]} region {key[1]}: this node has no copy")
         return region
 
     def is_complete(self, key: Key) -> bool:
         """The copy is whole: it is no joiner's, and recovery did not find it worthless."""
-        return self._region(key).session == COMPLETE
+        return self.region(key).session == COMPLETE
 
     def touch(self, key: Key) -> None:
         """The core's state of the region changed: the next checkpoint must contain it."""
-        if key in self._regions:
+        if key in self.regions:
             self.cache.changed[key] = None
 
     # -- records
@@ -198,24 +204,24 @@ class RegionStore:
     def append(self, record: Record, header: bytes, token: object) -> int:
         """Journal a record that was given its place in the sequence. Its lsn. The token comes back
         by the journal's on_journalled. The lsn is remembered until `apply` or `truncate`."""
-        region = self._regions[record.volume, record.region]
+        region = self.regions[record.volume, record.region]
         lsn = self.journal.append_operation(header, record.data, token)
         region.pending[record.seq] = lsn
-        self._uncommitted[lsn] = None
+        self.uncommitted[lsn] = None
         return lsn
 
     def apply(self, record: Record) -> None:
         """Carry out a committed record that was appended before. InvalidRequest when it is not
         whole sectors within the region; the I/O path has checked that."""
         key = (record.volume, record.region)
-        region = self._regions[key]
+        region = self.regions[key]
         lsn = region.pending.pop(record.seq)
-        del self._uncommitted[lsn]
+        del self.uncommitted[lsn]
         cache = self.cache
         region.apply(record, lsn)
         region.applied_seq = record.seq
         region.applied_epoch = record.epoch
-        self._unnoted[key] = None
+        self.unnoted[key] = None
         if lsn > self._applied_lsn:
             self._applied_lsn = lsn
         if cache.dirty_bytes >= cache.high_bytes:
@@ -223,9 +229,9 @@ class RegionStore:
 
     def truncate(self, key: Key, from_seq: int) -> None:
         """Journal that records of the region from there on are void."""
-        region = self._region(key)
+        region = self.region(key)
         for seq in [seq for seq in region.pending if seq >= from_seq]:
-            self._uncommitted.pop(region.pending.pop(seq), None)
+            self.uncommitted.pop(region.pending.pop(seq), None)
         self.cache.changed[key] = None
         self.journal.append_note(TruncateNote(key[0], key[1], from_seq))
 
@@ -235,8 +241,8 @@ class RegionStore:
         self.journal.append_note(CommitNote(points))
 
     def _take_points(self) -> tuple[tuple[int, int, int, int, int], ...]:
-        keys, self._unnoted = self._unnoted, {}
-        regions = self._regions
+        keys, self.unnoted = self.unnoted, {}
+        regions = self.regions
         return tuple(
             (key[0], key[1], (region := regions[key]).applied_epoch, region.applied_seq,
              region.applied_epoch)
@@ -250,7 +256,7 @@ class RegionStore:
 
         NotFound; InvalidRequest outside of the region.
         """
-        region = self._regions.get(key)
+        region = self.regions.get(key)
         if region is None or region.session != COMPLETE:
             raise NotFound(f"volume {key[0]} region {key[1]}: this node has no complete copy")
         states = region.states
@@ -297,119 +303,67 @@ class RegionStore:
         """False: bytes moved from cache to disk meanwhile, so what was read may be older."""
         if self.read_now(key, offset, len(into), into):
             return True
-        region = self._regions[key]
+        region = self.regions[key]
         versions = region.versions
         for start, stop in region.disk_runs(offset, len(into)):
             part = into[start - offset : stop - offset]
             await self.shelf.read(region.plans, region.base + start, part)
-        if self._regions.get(key) is not region:
+        if self.regions.get(key) is not region:
             raise NotFound(f"volume {key[0]} region {key[1]}: it was dropped during a read")
         region.overlay(offset, into)
         return region.versions == versions
 
     def allocation(self, key: Key) -> list[tuple[int, int, bool]]:
         """(offset, length, allocated) in bytes, ascending, without gaps."""
-        return self._region(key).runs()
+        return self.region(key).runs()
 
     def page_bitmap(self, key: Key) -> bytes:
         """Allocated pages, bit 0 of byte 0 is page 0, always of the region's full length."""
-        region = self._region(key)
+        region = self.region(key)
         return region.bitmap() or bytes((region.pages + 7) // 8)
 
-    # -- state transfer, at the joiner
+    # -- state transfer
+
+    def pages_since(self, key: Key, seq: int, suspects: bytes) -> bytes:
+        """At the owner: bitmap of the allocated pages that a record behind `seq` touched, or that
+        are among the suspects of the joiner."""
+        region = self.region(key)
+        wanted = region.changed_since(seq)
+        if suspects:
+            wanted = wanted | bools_of(suspects, region.pages)
+        return bits_of(wanted & region.allocated())
+
+    def page_seqs(self, key: Key, pages: list[int]) -> tuple[int, ...]:
+        """The last record that touched each of those pages."""
+        region = self.region(key)
+        if region.states is None:
+            return (0,) * len(pages)
+        seqs = region.seqs
+        return tuple(seqs[page] for page in pages)
+
+    def suspects(self, key: Key) -> bytes:
+        """At an incomplete joiner: bitmap of pages that may be other than at the record since which
+        a transfer was to bring what changed."""
+        return bits_of(self.region(key).suspects())
+
+    def suspects_of(self, key: Key, allocated: bytes, wanted: bytes) -> bytes:
+        """At a joiner: bitmap of the pages that a transfer by delta must bring or make holes of."""
+        return self.region(key).suspects_of(allocated, wanted)
 
     def begin_transfer(self, note: TransferBeginNote) -> None:
-        """Empty the region and take the stream on top of the note's base from now on. An older
-        session that still runs is over."""
-        key = (note.volume, note.region)
-        region = self._region(key)
-        self._forget(region)
-        region.begin_transfer(note.bitmap)
-        region.session = note.session
-        region.applied_seq, region.applied_epoch = note.base_seq, note.base_epoch
-        region.lock = region.lock or asyncio.Lock()
-        region.begun_lsn = self.journal.append_note(note)
-        self.cache.changed[key] = None
+        """Take the stream on top of the note's base; see `IncomingPages.begin`."""
+        self._incoming.begin(note)
 
     async def transfer_pages(
-        self, key: Key, session: int, pages: tuple[int, ...], data: memoryview
-    ) -> None:
-        """Write received pages, each whole, in that order, without the sectors that the stream has
-        written since the transfer began. Repeats do nothing. Returns when the pages are written.
-
-        InvalidRequest: another session runs, or the data has another length.
-        """
-        region = self._session(key, session)
-        page_bytes = region.page_bytes
-        if len(data) != len(pages) * page_bytes or any(
-            not 0 <= page < region.pages for page in pages
-        ):
-            raise InvalidRequest(f"{len(pages)} pages do not match {len(data)} bytes")
-        assert region.lock is not None
-        async with region.lock:
-            # A power cut must not leave new pages under a region that looks like the old one.
-            if region.begun_lsn > self.journal.synced_lsn:
-                await self.journal.synced()
-            # What the old contents had on its way to these disks must not arrive after the new.
-            async with self.destager.hold():
-                pass
-            self._session(key, session)
-            await self._write_pages(region, session, pages, data)
-
-    async def _write_pages(
-        self, region: StoredRegion, session: int, pages: tuple[int, ...], data: memoryview
-    ) -> None:
-        page_bytes = region.page_bytes
-        for number, index in enumerate(pages):
-            mask = region.untouched(index)
-            if not mask:
-                continue
-            page = data[number * page_bytes : (number + 1) * page_bytes]
-            at = region.base + index * page_bytes
-            region.transferring[index] = None
-            try:
-                for start, count in mask_runs(mask):
-                    part = (page[start : start + count],)
-                    if not self.shelf.write_now(region.plans, at + start, part):
-                        await self.shelf.write(region.plans, at + start, part)
-                        self._session(region.key, session)
-            finally:
-                del region.transferring[index]
-            region.page_received(index)
-        self.cache.changed[region.key] = None
-
-    def _session(self, key: Key, session: int) -> StoredRegion:
-        region = self._region(key)
-        if region.session != session or session <= 0:
-            raise InvalidRequest(
-                f"volume {key[0]} region {key[1]}: transfer session {session} does not run here"
-            )
-        return region
+        self, key: Key, session: int, pages: tuple[int, ...], data: memoryview,
+        seqs: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        """Received pages; see `IncomingPages.write`."""
+        await self._incoming.write(key, session, pages, data, seqs)
 
     async def end_transfer(self, key: Key, session: int) -> None:
-        """The region is complete and synced when it returns. InvalidRequest when another session
-        runs, or when pages of the base have neither been received nor trimmed."""
-        region = self._session(key, session)
-        assert region.lock is not None
-        async with region.lock:
-            missing = region.absent_pages()
-            if missing:
-                raise InvalidRequest(
-                    f"volume {key[0]} region {key[1]}: {missing} pages of the base are missing"
-                )
-            await self.shelf.sync()
-            self._session(key, session)
-            # Pages that the stream has trimmed or filled were not received. So what was applied
-            # must be known as committed wherever the end of the transfer is.
-            _, stamp = self.destager.append_note()
-            self._done[key] = self.journal.append_note(TransferDoneNote(key[0], key[1], session))
-            await self.journal.synced()
-            self.destager.noted(stamp)
-            self._session(key, session)
-            self._done.pop(key, None)
-            region.session = COMPLETE
-            region.touched = None
-            self.cache.changed[key] = None
+        """The region is complete and synced when it returns; see `IncomingPages.end`."""
+        await self._incoming.end(key, session)
 
     # -- checkpoint
 
@@ -431,7 +385,7 @@ class RegionStore:
             # What is noted as committed must not be lost from the journal by a power cut. Entries
             # that wait for room are none of it.
             await self.journal.synced(applied_lsn)
-            await self._slots.store(payload)
+            await self.slots.store(payload)
             self.destager.noted(stamp)
             self.journal.trim(trim_lsn)
             self._room()
@@ -446,7 +400,7 @@ class RegionStore:
             if number % 64 == 63:
                 await self._clock.sleep(0)
             states = region.states
-            if self._regions.get(region.key) is not region or states is None:
+            if self.regions.get(region.key) is not region or states is None:
                 continue
             if states.count(HOLE, first, first + count) == count:
                 at = region.base + first * region.page_bytes
@@ -454,27 +408,52 @@ class RegionStore:
 
     def _trim_point(self) -> int:
         lsn = self.journal.next_lsn
-        if self._uncommitted:
-            lsn = min(lsn, next(iter(self._uncommitted)))
+        if self.uncommitted:
+            lsn = min(lsn, next(iter(self.uncommitted)))
         for page in self.cache.live_pages():
             oldest = page.oldest if page.sealed is None else page.sealed.oldest
             if oldest < lsn:
                 lsn = oldest
-        return min(lsn, *self._done.values()) if self._done else lsn
+        return min(lsn, *self.done.values()) if self.done else lsn
 
     def _note_region(self, key: Key, freed: list[tuple[RegionPages, int, int]]) -> None:
         """Bitmap and core state of one instant."""
-        region = self._regions.get(key)
+        region = self.regions.get(key)
         if region is None or key not in self.cache.changed:
             return
         del self.cache.changed[key]
-        entry = RegionEntry(region.session, self.region_state(key), region.disk_bitmap())
-        self._entries[key] = pack_region(key, entry)
+        state, applied = self.region_state(key), region.applied_seq
+        incomplete = region.session != COMPLETE
+        entry = RegionEntry(
+            region.session,
+            state,
+            region.disk_bitmap(),
+            applied,
+            pack_seqs(region.seqs, applied),
+            region.since if incomplete else (0, 0),
+            region.suspect if incomplete else b"",
+        )
+        self.entries[key] = pack_region(key, entry)
         if region.freed:
             freed += [(region, first, count) for first, count in region.freed_runs()]
 
     def _pack(self, lives: Lives, trim_lsn: int) -> bytes:
-        return pack_payload(Checkpoint(lives, trim_lsn, self.shelf.failed_disks, self._entries))
+        return pack_payload(Checkpoint(lives, trim_lsn, self.shelf.failed_disks, self.entries))
+
+    def _unpin(self) -> None:
+        """Ask for an end of records that wait for their commit while the journal fills up. Long
+        before it is full: what ends them is a note, and needs room in it."""
+        journal = self.journal
+        limit = journal.next_lsn - journal.capacity_bytes // PINNED_PART
+        if self.on_pinned is None or next(iter(self.uncommitted), limit) >= limit:
+            return
+        pinned = [
+            key
+            for key, region in self.regions.items()
+            if region.pending and next(iter(region.pending.values())) < limit
+        ]
+        for key in pinned:
+            self.on_pinned(key)
 
     def start(self) -> None:
         """Begin to destage and to take checkpoints; after `recover`, when the core is there."""
@@ -489,6 +468,8 @@ class RegionStore:
             soon = journal.used_percent >= options.checkpoint_journal_percent // 2
             await self._clock.sleep(min(options.checkpoint_ms, 50 if soon else 200) / 1000)
             age_ms = (self._clock.now_ns() - self._last_checkpoint_ns) // NS_PER_MS
+            if soon:
+                self._unpin()
             if journal.used_percent >= options.checkpoint_journal_percent:
                 advance = self._trim_point() - journal.trimmed_lsn
                 due = journal.is_full or advance >= journal.capacity_bytes // 16
@@ -530,10 +511,10 @@ class RegionStore:
         return StoreStatistics(
             self.cache.statistics(),
             self.journal.statistics(),
-            len(self._regions),
-            len(self._uncommitted),
+            len(self.regions),
+            len(self.uncommitted),
             self._checkpoints,
-            self._slots.size_bytes,
+            self.slots.size_bytes,
             self.destager.errors,
             tuple(self.shelf.failed_disks),
         )
@@ -543,103 +524,5 @@ class RegionStore:
     async def recover(
         self, place_of: Callable[[Key], RegionPlace | None]
     ) -> dict[Key, RecoveredRegion]:
-        """Open what an earlier life left, and begin a new life of the journal. Once, before
-        anything else. place_of: from the catalog; None: the region is not here any more.
-
-        DeviceFailed when a device does not answer or the store is damaged. A crash in here changes
-        nothing: the next start does it all again.
-        """
-        checkpoint = await self._slots.load()
-        if checkpoint is None:
-            await self._require_blank()
-            checkpoint = Checkpoint(Lives([(0, 0)]))
-        for disk in checkpoint.failed_disks:
-            self.shelf.set_failed(disk, True)
-        known: dict[Key, RegionEntry] = {}
-        places: dict[Key, RegionPlace | None] = {}
-        for key, packed in checkpoint.entries.items():
-            places[key] = place_of(key)
-            if places[key] is not None:
-                known[key] = unpack_region(packed)[1]
-        survey = Survey(known)
-        end = checkpoint.trim_lsn
-        async for entries, behind in self.journal.recover(end, checkpoint.lives):
-            survey.take(entries)
-            end = behind
-        # From here on replayed pages may be destaged: what they come from must be on the medium.
-        await self.journal.sync_device()
-        # The new life is noted before it writes: entries that lie behind `end` now, left by a power
-        # cut that took one before them, must never count.
-        lives = checkpoint.lives.begin(end)
-        checkpoint.lives = lives
-        await self._slots.store(pack_payload(checkpoint))
-        self.journal.start(end, checkpoint.trim_lsn, lives)
-        self.cache.noted = self.cache.stamp  # replayed pages: all that they need is synced
-        replay = Replay(survey, known)
-        for key in replay.regions:
-            place = places[key] if key in places else place_of(key)
-            if place is not None:
-                region = self._regions[key] = StoredRegion(key, place, self.cache)
-                region.load_bitmap(replay.first_bitmap(key, known))
-                self.cache.changed[key] = None
-                if key in known:
-                    self._entries[key] = checkpoint.entries[key]
-        await self._replay(replay, checkpoint, end)
-        self.cache.stamp += 1
-        return self._recovered(replay)
-
-    async def _replay(self, replay: Replay, checkpoint: Checkpoint, end: int) -> None:
-        async for entries, _ in self.journal.recover(
-            checkpoint.trim_lsn, self.journal.lives, check=False
-        ):
-            for entry in entries:
-                if entry.lsn >= end:
-                    return
-                record = replay.take(entry)
-                if record is None:
-                    continue
-                region = self._regions.get((record.volume, record.region))
-                if region is None:
-                    continue
-                region.apply(record, entry.lsn)
-                while self.cache.dirty_bytes >= self.cache.high_bytes:
-                    errors = self.destager.errors
-                    await self.destager.turn()
-                    if self.destager.errors != errors:
-                        break  # a dead disk: its pages stay dirty, the region says so later
-
-    def _recovered(self, replay: Replay) -> dict[Key, RecoveredRegion]:
-        found: dict[Key, RecoveredRegion] = {}
-        for key, recovered in replay.regions.items():
-            region = self._regions.get(key)
-            if region is None:
-                continue
-            found[key] = recovered
-            if not recovered.complete:
-                region.clear()
-                region.session = INCOMPLETE
-            region.applied_seq = recovered.committed
-            region.applied_epoch = recovered.committed_epoch
-            for record, lsn in recovered.tail:
-                region.pending[record.seq] = lsn
-        lsns = [lsn for region in self._regions.values() for lsn in region.pending.values()]
-        self._uncommitted = dict.fromkeys(sorted(lsns))
-        log.info(
-            "store.recovered",
-            regions=len(found),
-            incomplete=sum(not each.complete for each in found.values()),
-            dirty_bytes=self.cache.dirty_bytes,
-            replayed=sum(len(each.replayed) for each in found.values()),
-            tail=len(lsns),
-        )
-        return found
-
-    async def _require_blank(self) -> None:
-        """No checkpoint is right only when the journal was never written: it is a new store."""
-        head = memoryview(bytearray(ENTRY_BYTES))
-        await self.journal.read_raw(0, head)
-        if any(head):
-            raise DeviceFailed("no checkpoint can be read, but the journal has entries")
-        self.is_blank = True
-
-    is_blank = False  # this start found a new store: nothing that this node had is left
+        """Open what an earlier life left; see `node.store_recovery`."""
+        return await store_recovery.recover(self, place_of)

@@ -1,9 +1,22 @@
 """step: state transfer, both halves: how a joiner comes by the prefix of a region (P8).
 
-Functions over a `RegionCopy`; the copy keeps the state. A transfer is a numbered session: the
-joiner empties its copy at the owner's commit point, takes every operation from there on as it
-happens and the pages beside it, syncs, and only then is it proposed to the catalog. A member
-refuses state transfer; an older session is ignored.
+Functions over a `RegionCopy`; the copy keeps the state. A transfer is a numbered session. The
+owner asks where the joiner stands. The joiner drops what it had prepared beside the owner's line —
+it lost that when the next epoch began — and says at which record it stands. By that the owner
+chooses:
+
+- **by nothing**, when the joiner has all that is committed;
+- **by log**, when the owner still has every record behind the joiner's: they are sent again;
+- **by delta**, when the joiner's record is on the owner's line: the pages that a record behind it
+  touched are sent, and pages that the owner has not become holes;
+- **in full**, when it is not, or too old to tell: every page is sent to a copy that is emptied.
+
+From then on the joiner takes every operation as it happens and the pages beside it, syncs, and only
+then is it proposed to the catalog. A member refuses state transfer; an older session is ignored.
+
+A session by delta that is cut off can be followed by another one: the joiner has noted the record
+since which it is being filled, and which pages may differ from it by now. They come again whatever
+the next owner thinks of them, for that one may be on another line than the last.
 
 From the moment at which the admission may have left this node nothing starts over any more: it can
 commit at any time, and a joiner that emptied itself meanwhile would be a member without the data.
@@ -16,10 +29,25 @@ from typing import TYPE_CHECKING
 
 from base.ids import NOBODY
 from node.client_table import ClientTable
-from node.effects import Admit, CopyPages, EndTransfer, ResetRegion, Send, SendBegin, Store
+from node.effects import (
+    Admit,
+    CopyPages,
+    EndTransfer,
+    ResetRegion,
+    Send,
+    SendBegin,
+    SendPosition,
+    Store,
+)
+from node.epoch_line import EpochLine
 from node.roles import (
     BEGAN,
+    BY_DELTA,
+    BY_FULL,
+    BY_LOG,
+    BY_NOTHING,
     JOINER,
+    NONE,
     OWNER,
     REFUSED,
     SAME,
@@ -28,11 +56,34 @@ from node.roles import (
     TRANSFER_COPYING,
     TRANSFER_ENDING,
     TRANSFER_IDLE,
+    TRANSFER_POSITION,
 )
-from transport.messages import TransferBegin, TransferEnd, TransferEnded, TransferReply
+from transport.messages import (
+    TransferAsk,
+    TransferBegin,
+    TransferEnd,
+    TransferEnded,
+    TransferPosition,
+    TransferReply,
+)
 
 if TYPE_CHECKING:
     from node.region_copy import RegionCopy
+
+
+class Session:
+    """What one session of an owner brings its joiner, for the report: a plain record."""
+
+    __slots__ = ("bytes", "mode", "number", "pages", "peer", "target")
+
+    def __init__(self, number: int, peer: int, mode: int, target: int) -> None:
+        self.number = number
+        self.peer = peer
+        self.mode = mode
+        self.target = target  # by log: the record at which the joiner has caught up
+        self.pages = 0
+        self.bytes = 0
+
 
 # ---------------------------------------------------------------- owner
 
@@ -53,15 +104,48 @@ def ask(copy: RegionCopy, session: int) -> None:
     assert session > copy.session
     assert not copy.admission_out, (copy, "its admission may commit at any time")
     copy.session = session
+    copy.filling = None
     copy.admitting = False
     copy.set_required()
-    copy.transfer = TRANSFER_COPYING
+    copy.transfer = TRANSFER_POSITION
     copy.acked.pop(copy.joiner, None)
     copy.synced_acked.pop(copy.joiner, None)
-    copy.trim_log_to_committed()
-    copy.effects.append(SendBegin(copy, copy.joiner, session))
-    for record in copy.tail():
-        copy.effects.append(Store(copy, record, (copy.joiner,), journal=False))
+    copy.trim_log()
+    question = TransferAsk(
+        copy.volume, copy.region, copy.epoch, session, copy.committed_epoch, copy.committed,
+        copy.line.ends,
+    )  # fmt: skip
+    copy.effects.append(Send(copy.joiner, question))
+
+
+def positioned(copy: RegionCopy, peer: int, message: TransferPosition) -> int:
+    """The joiner says where it stands: choose, and begin. Bytes of records that are sent again."""
+    if _other_session(copy, peer, message.session) or copy.transfer != TRANSFER_POSITION:
+        return 0
+    mode = _choose(copy, message)
+    since = (message.seq, message.seq_epoch)
+    copy.filling = Session(message.session, peer, mode, copy.committed)
+    copy.transfer = TRANSFER_COPYING
+    suspects = b"" if message.complete else bytes(message.data)  # type: ignore[arg-type]
+    begin = SendBegin(copy, peer, mode, since, suspects)
+    copy.effects.append(begin)
+    copy.acked[peer] = begin.base
+    again = 0
+    for record in copy.log:
+        if record.seq > begin.base:
+            if record.seq <= copy.committed:
+                again += len(record.data)
+            copy.effects.append(Store(copy, record, (peer,), journal=False))
+    return again
+
+
+def _choose(copy: RegionCopy, message: TransferPosition) -> int:
+    seq = message.seq
+    if not copy.line.has(seq, message.seq_epoch, copy.committed, copy.committed_epoch):
+        return BY_FULL
+    if message.complete and seq >= copy.log_base:
+        return BY_NOTHING if seq == copy.committed else BY_LOG
+    return BY_DELTA if seq else BY_FULL
 
 
 def restart(copy: RegionCopy) -> None:
@@ -77,28 +161,44 @@ def restart(copy: RegionCopy) -> None:
 
 
 def answered(copy: RegionCopy, peer: int, session: int, outcome: int) -> None:
-    """The joiner began empty, has the same already, or refused."""
+    """The joiner waits for pages, or needs the stream only, or refused."""
     if _other_session(copy, peer, session) or copy.admitting:
         return
-    if outcome == BEGAN:
-        copy.effects.append(CopyPages(copy, peer, session))
-    elif outcome == SAME:
-        _start_admission(copy)
-    else:
+    if outcome == REFUSED:
         copy.transfer = TRANSFER_ASKED
+    elif copy.transfer != TRANSFER_COPYING or copy.filling is None:
+        return
+    elif outcome == BEGAN and copy.filling.mode >= BY_DELTA:
+        copy.effects.append(CopyPages(copy, peer, session))
+    elif outcome == SAME and copy.filling.mode <= BY_LOG:
+        copy.transfer = TRANSFER_ENDING
+        caught_up(copy)
+
+
+def caught_up(copy: RegionCopy) -> None:
+    """A joiner that the log brings up to date is proposed once it has what was committed when it
+    began: before that every write of a host would wait for it."""
+    filling = copy.filling
+    if (
+        copy.transfer == TRANSFER_ENDING
+        and filling is not None
+        and filling.mode <= BY_LOG
+        and copy.acked.get(copy.joiner, 0) >= filling.target
+    ):
+        _start_admission(copy)
 
 
 def pages_copied(copy: RegionCopy, peer: int, session: int) -> None:
-    """Every allocated page of the region has been acknowledged by the joiner."""
-    if not _other_session(copy, peer, session) and not copy.admitting:
+    """Every page that the joiner wants has been acknowledged by it."""
+    if not _other_session(copy, peer, session) and copy.transfer == TRANSFER_COPYING:
         copy.transfer = TRANSFER_ENDING
-        end = TransferEnd(copy.volume, copy.region, copy.epoch, session)
+        end = TransferEnd(copy.volume, copy.region, copy.epoch, session, copy.committed)
         copy.effects.append(Send(peer, end))
 
 
 def ended(copy: RegionCopy, peer: int, session: int) -> None:
     """The joiner holds the prefix of the session, synced."""
-    if not _other_session(copy, peer, session) and not copy.admitting:
+    if not _other_session(copy, peer, session) and copy.transfer == TRANSFER_ENDING:
         _start_admission(copy)
 
 
@@ -131,52 +231,110 @@ def maybe_admit(copy: RegionCopy) -> None:
 # ---------------------------------------------------------------- joiner
 
 
+def asked(copy: RegionCopy, sender: int, message: TransferAsk) -> None:
+    """The owner wants to know where this copy stands. What was prepared beside its line goes."""
+    if not _is_joiner_of(copy, sender, message.epoch):
+        refuse(copy, sender, message.epoch, message.session)
+    elif message.session > copy.session:  # else delayed, or of the session that runs
+        if copy.complete:
+            _follow_line(copy, message)
+        copy.effects.append(SendPosition(copy, sender, message.session))
+
+
+def _follow_line(copy: RegionCopy, message: TransferAsk) -> None:
+    """Commit what this copy has of the owner's line, and drop what is not of it. A copy whose last
+    committed record is not on it stays as it is: the owner will fill it in full."""
+    line = EpochLine(message.line)
+    here = (message.committed, message.committed_epoch)
+    if not line.has(copy.committed, copy.committed_epoch, *here):
+        return
+    last = copy.committed
+    for record in copy.tail():
+        if not line.has(record.seq, record.epoch, *here):
+            break
+        last = record.seq
+    if last < copy.prepared:
+        copy.truncate(last + 1)
+    copy.matched = last
+    copy.commit_up_to(last)
+
+
+def give_up_tail(copy: RegionCopy) -> None:
+    """The journal needs the room of what this copy had prepared. As no member it never commits that
+    by itself: it would only shorten its way back."""
+    if copy.role == NONE and copy.self_id not in copy.members and copy.prepared > copy.committed:
+        copy.truncate(copy.committed + 1)
+
+
 def begin(copy: RegionCopy, sender: int, message: TransferBegin) -> None:
-    """The owner starts a session. Refused by a member; ignored when it is an older one."""
-    outcome = REFUSED
-    if message.epoch == copy.epoch and sender == copy.owner and copy.role == JOINER:
-        if message.session <= copy.session:
-            return  # a delayed one, or a duplicate of the session that runs
-        outcome = SAME if _take_base(copy, message) else BEGAN
-    reply = TransferReply(copy.volume, copy.region, message.epoch, message.session, outcome)
-    copy.effects.append(Send(sender, reply))
-    if outcome != REFUSED:
-        copy.acknowledge()
-
-
-def _take_base(copy: RegionCopy, message: TransferBegin) -> bool:
-    """Put this copy onto the base of a new session. True: it had exactly that already."""
-    base = message.base_seq
+    """The owner starts a session. Refused by a member, and by a copy that does not stand where it
+    said; ignored when it is an older one."""
+    if not _is_joiner_of(copy, sender, message.epoch):
+        refuse(copy, sender, message.epoch, message.session)
+        return
+    if message.session <= copy.session:
+        return  # a delayed one, or a duplicate of the session that runs
+    if message.mode != BY_FULL and not _stands_there(copy, message):
+        refuse(copy, sender, message.epoch, message.session)
+        return
     copy.session = message.session
-    if (
-        copy.complete
-        and copy.committed <= base <= copy.prepared
-        and copy.epoch_at(base) == message.base_epoch
-    ):
-        copy.matched = base
-        copy.commit_up_to(base)
-        if copy.prepared > base:
-            copy.truncate(base + 1)
-        return True
-    copy.start_at(base, message.base_epoch, ClientTable(message.clients))
-    copy.complete = False
-    bitmap = bytes(message.data)  # type: ignore[arg-type]
-    copy.effects.append(ResetRegion(copy, message.session, message.base_epoch, base, bitmap))
-    return False
+    copy.end_at = -1
+    if message.mode <= BY_LOG:
+        outcome = SAME
+        if copy.prepared > copy.committed:
+            copy.truncate(copy.committed + 1)
+        copy.matched = copy.committed
+    else:
+        outcome = BEGAN
+        copy.start_at(message.base_seq, message.base_epoch, ClientTable(message.clients))
+        copy.line = EpochLine(message.line)
+        copy.complete = False
+        copy.since = (0, 0)
+        if message.mode == BY_DELTA:
+            copy.since = (message.since_seq, message.since_epoch)
+        copy.effects.append(ResetRegion(copy, message))
+    _reply(copy, sender, message.epoch, message.session, outcome)
+    copy.acknowledge()
+
+
+def _stands_there(copy: RegionCopy, message: TransferBegin) -> bool:
+    complete, seq, epoch = copy.position()
+    there = (message.since_seq, message.since_epoch)
+    return (complete or message.mode == BY_DELTA) and (seq, epoch) == there
+
+
+def _is_joiner_of(copy: RegionCopy, sender: int, epoch: int) -> bool:
+    return epoch == copy.epoch and sender == copy.owner and copy.role == JOINER
+
+
+def refuse(copy: RegionCopy, sender: int, epoch: int, session: int) -> None:
+    """Not here, or not as the owner thinks: it asks again."""
+    _reply(copy, sender, epoch, session, REFUSED)
+
+
+def _reply(copy: RegionCopy, sender: int, epoch: int, session: int, outcome: int) -> None:
+    reply = TransferReply(copy.volume, copy.region, epoch, session, outcome)
+    copy.effects.append(Send(sender, reply))
 
 
 def end(copy: RegionCopy, sender: int, message: TransferEnd) -> None:
-    """The owner has sent every page of the session."""
-    if (
-        message.epoch != copy.epoch
-        or sender != copy.owner
-        or copy.role != JOINER
-        or message.session != copy.session
-    ):
+    """The owner has sent every page of the session. They may be as of records that are not
+    committed here yet: a copy that called itself complete before that would be ahead of its own
+    commit point, and on no line."""
+    if not _is_joiner_of(copy, sender, message.epoch) or message.session != copy.session:
         return
     if copy.complete:
         _say_ended(copy)
-    else:
+        return
+    copy.end_at = message.as_of
+    copy.commit_up_to(message.as_of)
+    maybe_end(copy)
+
+
+def maybe_end(copy: RegionCopy) -> None:
+    """Make what the session brought survive a power cut, once all that led to it is committed."""
+    if 0 <= copy.end_at <= copy.committed:
+        copy.end_at = -1
         copy.effects.append(EndTransfer(copy, copy.session))
 
 
@@ -184,6 +342,7 @@ def synced(copy: RegionCopy, session: int) -> None:
     """All that the session brought survives a power cut here."""
     if session == copy.session and copy.role == JOINER and not copy.complete:
         copy.complete = True
+        copy.since = (0, 0)
         _say_ended(copy)
         copy.acknowledge()
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import numpy as np
+
 from base.units import MiB
 from node.cache import Cache, CacheStatistics
 from node.checkpoint import COMPLETE, Key
 from node.destage import DestagePace
 from node.journal import JournalStatistics
+from node.page_seqs import Bools, bits_of, bools_of
 from node.region_pages import RegionPages, RegionPlace
 
 _PACE = DestagePace()
@@ -43,9 +46,17 @@ class StoreStatistics:
 
 class StoredRegion(RegionPages):
     """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
-    seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note."""
+    seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note.
 
-    __slots__ = ("applied_epoch", "applied_seq", "begun_lsn", "lock", "pending", "session")
+    `since`, `suspect`: of a copy that a state transfer has not made complete. But for the pages of
+    `suspect`, and those that a record behind `since` touched, it is as the record `since`, which is
+    (seq, epoch), left it. (0, 0): nothing of it can be used.
+    """
+
+    __slots__ = (
+        "applied_epoch", "applied_seq", "begun_lsn", "lock", "pending", "session", "since",
+        "suspect",
+    )  # fmt: skip
 
     def __init__(self, key: Key, place: RegionPlace, cache: Cache) -> None:
         super().__init__(key, place, cache)
@@ -54,4 +65,27 @@ class StoredRegion(RegionPages):
         self.applied_seq = 0  # the newest record that was applied
         self.applied_epoch = 0
         self.begun_lsn = -1
+        self.since = (0, 0)
+        self.suspect = b""
         self.lock: asyncio.Lock | None = None  # made for a transfer
+
+    def suspects(self) -> Bools:
+        """Pages of an incomplete copy that may be other than the record `since` left them."""
+        if not self.since[0]:
+            return np.ones(self.pages, dtype=np.bool_)
+        found = self.changed_since(self.since[0])
+        return found | bools_of(self.suspect, self.pages) if self.suspect else found
+
+    def suspects_of(self, allocated: bytes, wanted: bytes) -> bytes:
+        """Bitmap of the pages that a transfer must bring when the owner has those two: what it says
+        has changed, what is not sure here, and what only one of both has."""
+        found = bools_of(wanted, self.pages) | (bools_of(allocated, self.pages) ^ self.allocated())
+        if self.session != COMPLETE:
+            found |= self.suspects()
+        return bits_of(found)
+
+    def now_complete(self) -> None:
+        """A transfer has ended."""
+        self.session = COMPLETE
+        self.touched = None
+        self.since, self.suspect = (0, 0), b""

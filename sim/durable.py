@@ -9,6 +9,8 @@ from typing import Any
 from base.units import SECTOR_BYTES
 from cluster import raft_types as rt
 from cluster.raft_log import RaftLog
+from node.client_table import ClientTable
+from node.epoch_line import EpochEnd, EpochLine
 from transport import operation as op
 from transport.operation import Record
 
@@ -17,16 +19,47 @@ Sectors = dict[int, bytes]
 
 
 @dataclass(slots=True)
+class ResetNote:
+    """Where a state transfer began. since (0, 0): the region was emptied; else it is as that record
+    (seq, epoch) left it, but for the pages of `suspect`."""
+
+    base_seq: int
+    base_epoch: int
+    clients: tuple[Any, ...]
+    line: tuple[EpochEnd, ...]
+    since: tuple[int, int]
+    suspect: frozenset[int]
+    page_sectors: int
+
+
+@dataclass(slots=True)
+class Rolled:
+    """A region after replay up to a commit point."""
+
+    blocks: Sectors
+    seqs: dict[int, int]
+    clients: ClientTable
+    line: EpochLine
+    committed: int
+    committed_epoch: int
+    tail: list[Record]
+
+
+@dataclass(slots=True)
 class DurableRegion:
     """What the disks and journal of one node hold of one region."""
 
     blocks: Sectors = field(default_factory=dict)
+    seqs: dict[int, int] = field(default_factory=dict)
+    line: tuple[EpochEnd, ...] = ()
     committed: int = 0
     committed_epoch: int = 0
     clients: tuple[Any, ...] = ()
     # (record, commit point with it, its position in the journal of the node)
     log: list[tuple[Record, int, int]] = field(default_factory=list)
     complete: bool = True
+    since: tuple[int, int] = (0, 0)  # while incomplete
+    suspect: frozenset[int] = frozenset()
     place: tuple[int, int] | None = None
     base: int = 0  # where the state transfer began that filled it: synced as a whole
 
@@ -44,6 +77,45 @@ class DurableRegion:
             return seq <= max(self.base, self.committed)
         at = seq - self.log[0][0].seq
         return at < len(self.log) and self.log[at][2] < through
+
+    def known(self) -> int:
+        """The highest commit point that the journal names."""
+        return max([self.committed, *(point for _, point, _ in self.log)])
+
+    def rolled(self, committed: int, pages_of: Callable[[Record], range]) -> Rolled:
+        """With every record up to that one applied; what is behind it is the tail."""
+        state = Rolled(
+            dict(self.blocks), dict(self.seqs), ClientTable(self.clients), EpochLine(self.line),
+            self.committed, self.committed_epoch, [],
+        )  # fmt: skip
+        for record, _, _ in self.log:
+            fresh = clone(record)
+            if record.seq > committed:
+                state.tail.append(fresh)
+                continue
+            apply_sectors(state.blocks, fresh)
+            state.seqs.update(dict.fromkeys(pages_of(fresh), fresh.seq))
+            state.clients.add(record.client, record.number, record.low)
+            if record.epoch != state.committed_epoch:
+                state.line.end(state.committed_epoch, state.committed)
+            state.committed, state.committed_epoch = record.seq, record.epoch
+        return state
+
+    def begun(self, note: ResetNote, pages_of: Callable[[Record], range]) -> DurableRegion:
+        """The region once a state transfer has begun."""
+        made = DurableRegion(
+            place=self.place, line=note.line, committed=note.base_seq,
+            committed_epoch=note.base_epoch, base=note.base_seq, clients=note.clients,
+            complete=False, since=note.since, suspect=note.suspect,
+        )  # fmt: skip
+        if note.since[0]:
+            old = self.rolled(note.since[0] if self.complete else 0, pages_of)
+            size = note.page_sectors
+            made.blocks = {
+                at: value for at, value in old.blocks.items() if at // size not in note.suspect
+            }
+            made.seqs = {page: seq for page, seq in old.seqs.items() if page not in note.suspect}
+        return made
 
 
 class Durable:

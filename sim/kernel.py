@@ -21,13 +21,13 @@ from cluster.entries import FormCluster, encode, plain_group, plain_inventory
 from cluster.membership import Membership, MembershipConfig
 from cluster.raft_log import RaftLog
 from node import effects as fx
-from node.client_table import ClientTable
 from node.core import CoreSettings, NodeCore
 from node.leases import LeaseTable
 from node.region_copy import OWNER, RegionCopy
 from sim.durable import Durable, DurableRegion, Key, Sectors, apply_sectors, clone, entries_behind
 from sim.kernel_machine import JournalEntry, KernelMachine
 from sim.kernel_network import KernelNetwork
+from sim.kernel_transfers import KernelTransfers, PagesMessage
 from transport import messages as wire
 from transport import operation as op
 from transport.operation import Record
@@ -123,9 +123,9 @@ class KernelNode(KernelMachine):
         self.core: NodeCore
         self.effects: list[fx.NodeEffect] = []
         self.store: dict[Key, Sectors] = {}
+        self.transfers: KernelTransfers
         self._acks: dict[int, dict[Key, fx.Ack]] = {}
         self._records: dict[int, list[tuple[Record, int, int]]] = {}
-        self._filling: dict[Key, dict[int, None]] = {}
         self._tick_at_ns = 0
         self._persist_at_ns = 0
 
@@ -186,7 +186,6 @@ class KernelNode(KernelMachine):
         )
         self.core.io_health.oldest = self.oldest_io
         self.intact = True
-        self._filling.clear()
         self._acks.clear()
         self._records.clear()
         self._recover()
@@ -197,28 +196,10 @@ class KernelNode(KernelMachine):
 
     def _recover(self) -> None:
         self.store.clear()
-        for (volume, region), kept in sorted(self.durable.regions.items()):
-            if not kept.complete:
-                continue
-            blocks = dict(kept.blocks)
-            known = max([kept.committed, *(point for _, point, _ in kept.log)])
-            clients = ClientTable(kept.clients)
-            committed, epoch = kept.committed, kept.committed_epoch
-            tail = []
-            for record, _, _ in kept.log:
-                fresh = clone(record)
-                if record.seq <= known:
-                    apply_sectors(blocks, fresh)
-                    clients.add(record.client, record.number, record.low)
-                    committed, epoch = record.seq, record.epoch
-                else:
-                    tail.append(fresh)
-            self.store[volume, region] = blocks
-            copy = self.core.restore_copy(
-                volume, region, committed=committed, committed_epoch=epoch, tail=tail,
-                clients=clients.state(), complete=True,
-            )  # fmt: skip
-            copy.place = kept.place
+        self.transfers = KernelTransfers(self)
+        for key, kept in sorted(self.durable.regions.items()):
+            if kept.complete or kept.since[0]:
+                self.transfers.recover(key, kept)
 
     # ------------------------------------------------------------------ events
 
@@ -245,9 +226,9 @@ class KernelNode(KernelMachine):
             reply = wire.SyncReply(message.request)  # type: ignore[attr-defined]
             self.sync(lambda: self.kernel.send(self.node, sender, reply))
         elif kind is PagesMessage:
-            self._take_pages(sender, message)  # type: ignore[arg-type]
+            self.transfers.take_pages(sender, message)  # type: ignore[arg-type]
         elif kind is wire.TransferPagesAck:
-            self._pages_held(sender, message)  # type: ignore[arg-type]
+            self.transfers.pages_held(sender, message)  # type: ignore[arg-type]
         else:
             core.message(sender, message, self.clock_ns())
         self.perform()
@@ -375,10 +356,7 @@ class KernelNode(KernelMachine):
                 watch.committed(self, copy, record)
         blocks = self.store.setdefault(key, {})
         apply_sectors(blocks, record)
-        filling = self._filling.get(key)
-        if filling is not None:
-            first = record.offset // SECTOR_BYTES
-            filling.update(dict.fromkeys(range(first, first + record.length // SECTOR_BYTES)))
+        self.transfers.applied(key, record)
 
     def _ack_effect(self, effect: fx.Ack) -> None:
         copy = effect.copy
@@ -405,64 +383,6 @@ class KernelNode(KernelMachine):
     def _send_effect(self, effect: fx.Send) -> None:
         self.kernel.send(self.node, effect.peer, effect.message)
 
-    # State transfer: one message carries all sectors of the region.
-
-    def _send_begin(self, effect: fx.SendBegin) -> None:
-        copy = effect.copy
-        begin = wire.TransferBegin(
-            copy.volume, copy.region, copy.epoch, effect.session, copy.committed_epoch,
-            copy.committed, copy.clients.state(), b"",
-        )  # fmt: skip
-        self.kernel.send(self.node, effect.peer, begin)
-
-    def _copy_pages(self, effect: fx.CopyPages) -> None:
-        copy = effect.copy
-        blocks = dict(self.store.get((copy.volume, copy.region), {}))
-        message = PagesMessage(
-            copy.volume, copy.region, copy.epoch, effect.session, copy.committed, blocks
-        )
-        self.kernel.after(
-            self.rng.below(20 * NS_PER_MS), self.kernel.send, self.node, effect.peer, message
-        )
-
-    def _take_pages(self, sender: int, message: PagesMessage) -> None:
-        copy = self.core.copies.get(message.volume, {}).get(message.region)
-        if (
-            copy is None
-            or copy.complete
-            or message.session != copy.session
-            or message.epoch != copy.epoch
-            or message.as_of > copy.prepared
-        ):
-            return
-        key = (message.volume, message.region)
-        touched = self._filling.setdefault(key, {})
-        blocks = self.store.setdefault(key, {})
-        durable = self.durable.regions[key]
-        # Sectors of records that are received and not yet committed are filled by the stream too.
-        for sector, value in message.blocks.items():
-            durable.blocks[sector] = value
-            if sector not in touched:
-                blocks[sector] = value
-        ack = wire.TransferPagesAck(
-            message.volume, message.region, message.epoch, message.session, ()
-        )
-        self.kernel.send(self.node, sender, ack)
-
-    def _pages_held(self, sender: int, message: wire.TransferPagesAck) -> None:
-        copy = self.core.copies.get(message.volume, {}).get(message.region)
-        if copy is not None and copy.epoch == message.epoch:
-            self.core.joins.pages_copied(copy, sender, message.session, self.clock_ns())
-
-    def _reset_region(self, effect: fx.ResetRegion) -> None:
-        copy = effect.copy
-        key = (copy.volume, copy.region)
-        self.store[key] = {}
-        self._filling[key] = {}
-        kept = ResetNote(effect.base_seq, effect.base_epoch, copy.clients.state())
-        # The journal is in order: what stands before it of this region is void from here on.
-        self._write_now("reset", copy, kept)
-
     def write_entry(self, entry: JournalEntry) -> None:
         """What the journal writes for one of its entries."""
         kind, copy, what, committed = entry
@@ -479,10 +399,7 @@ class KernelNode(KernelMachine):
         else:
             fresh = DurableRegion()
             if kind == "reset":
-                fresh.committed, fresh.committed_epoch = what.base_seq, what.base_epoch
-                fresh.base = what.base_seq
-                fresh.clients = what.clients
-                fresh.complete = False
+                fresh = durable.region(key).begun(what, self.transfers.pages_of)
             durable.put(key, fresh)
         durable.region(key).place = copy.place
 
@@ -494,7 +411,7 @@ class KernelNode(KernelMachine):
             for watch in self.kernel.watch:
                 watch.journalled(self, copy, record)
 
-    def _write_now(self, kind: str, copy: RegionCopy, what: Any = None) -> None:
+    def write_now(self, kind: str, copy: RegionCopy, what: Any = None) -> None:
         """An entry that must be there before what follows; all that was handed over goes first."""
         for entry in self.take_journal():
             self.write_entry(entry)
@@ -507,25 +424,18 @@ class KernelNode(KernelMachine):
             self.entry_written(entry)
             self.perform()
 
-    def _end_transfer(self, effect: fx.EndTransfer) -> None:
-        def ended() -> None:
-            copy = effect.copy
-            if copy.session == effect.session and not copy.complete:
-                self._filling.pop((copy.volume, copy.region), None)
-                self.durable.regions[copy.volume, copy.region].complete = True
-                copy.transfer_synced(effect.session)
-
-        self.sync(ended)
-
     def _open_region(self, effect: fx.OpenRegion) -> None:
         copy = effect.copy
         if effect.fresh:
             self.store[copy.volume, copy.region] = {}
-            self._write_now("fresh", copy)
+            self.transfers.forget((copy.volume, copy.region))
+            self.write_now("fresh", copy)
 
     def _close_region(self, effect: fx.CloseRegion) -> None:
-        self.store.pop((effect.copy.volume, effect.copy.region), None)
-        self._write_now("drop", effect.copy)
+        key = (effect.copy.volume, effect.copy.region)
+        self.store.pop(key, None)
+        self.transfers.forget(key)
+        self.write_now("drop", effect.copy)
 
     def _persist(self, effect: fx.PersistRaft) -> None:
         request: rt.Persist = effect.request
@@ -580,31 +490,10 @@ class KernelNode(KernelMachine):
 
 
 @dataclass(slots=True)
-class ResetNote:
-    """Where a state transfer began."""
-
-    base_seq: int
-    base_epoch: int
-    clients: tuple[Any, ...]
-
-
-@dataclass(slots=True)
 class HostOps:
     """Host operations on their way to an owner."""
 
     records: list[Record]
-
-
-@dataclass(slots=True)
-class PagesMessage:
-    """All sectors of a region as of a commit point."""
-
-    volume: int
-    region: int
-    epoch: int
-    session: int
-    as_of: int
-    blocks: Sectors
 
 
 ZEROS = bytes(SECTOR_BYTES)
@@ -619,10 +508,11 @@ PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {
     fx.SyncRecord: KernelNode._sync_record,
     fx.Truncate: KernelNode._truncate_effect,
     fx.Send: KernelNode._send_effect,
-    fx.SendBegin: KernelNode._send_begin,
-    fx.CopyPages: KernelNode._copy_pages,
-    fx.ResetRegion: KernelNode._reset_region,
-    fx.EndTransfer: KernelNode._end_transfer,
+    fx.SendBegin: lambda node, effect: node.transfers.send_begin(effect),
+    fx.SendPosition: lambda node, effect: node.transfers.send_position(effect),
+    fx.CopyPages: lambda node, effect: node.transfers.copy_pages(effect),
+    fx.ResetRegion: lambda node, effect: node.transfers.reset_region(effect),
+    fx.EndTransfer: lambda node, effect: node.transfers.end_transfer(effect),
     fx.Admit: KernelNode._admit,
     fx.OpenRegion: KernelNode._open_region,
     fx.CloseRegion: KernelNode._close_region,

@@ -1,10 +1,10 @@
 """codec: every wire message in one place. Field order is the format; tags are never reused.
 
 Tags: 0x01 handshake of a link, before anything else; 0x10 membership and leases, 0x20 replication,
-0x30 state transfer, 0x40 consensus, 0x50 host I/O, 0x60 catalog and admin. `data` is bulk that
-travels beside the body. Host operations and replicated records are packed by `transport.operation`
-into `data`, many to a message: everything that one turn of the loop produced for one peer is one
-message.
+0x30 state transfer (0x30, 0x32 and 0x34 are used up), 0x40 consensus, 0x50 host I/O, 0x60 catalog
+and admin. `data` is bulk that travels beside the body. Host operations and replicated records are
+packed by `transport.operation` into `data`, many to a message: everything that one turn of the loop
+produced for one peer is one message.
 """
 
 from __future__ import annotations
@@ -155,46 +155,17 @@ class OwnerReleased:
     regions: tuple[tuple[int, int, int], ...]
 
 
-@wire(tag=0x30)
-@dataclass(frozen=True, slots=True)
-class TransferBegin:
-    """Owner to joiner: start numbered session `session` on top of the prefix that ends with record
-    (base_epoch, base_seq). `data`: the owner's bitmap of allocated pages, one bit a page."""
-
-    volume: int
-    region: int
-    epoch: int
-    session: int
-    base_epoch: int
-    base_seq: int
-    clients: tuple[tuple[int, int, tuple[int, ...]], ...]  # (client, low, numbers): P10
-    data: Bulk
-
-
 @wire(tag=0x31)
 @dataclass(frozen=True, slots=True)
 class TransferReply:
-    """Joiner to owner. `outcome`: 0 begun empty, 1 already identical, 2 refused."""
+    """Joiner to owner. `outcome`: 0 begun, pages are wanted; 1 begun, the stream is enough; 2
+    refused, also as the answer to TransferAsk."""
 
     volume: int
     region: int
     epoch: int
     session: int
     outcome: int
-
-
-@wire(tag=0x32)
-@dataclass(frozen=True, slots=True)
-class TransferPages:
-    """Owner to joiner: whole pages as of `as_of`. `data`: the pages, in the order of `pages`."""
-
-    volume: int
-    region: int
-    epoch: int
-    session: int
-    as_of: int
-    pages: tuple[int, ...]
-    data: Bulk
 
 
 @wire(tag=0x33)
@@ -209,17 +180,6 @@ class TransferPagesAck:
     pages: tuple[int, ...]
 
 
-@wire(tag=0x34)
-@dataclass(frozen=True, slots=True)
-class TransferEnd:
-    """Owner to joiner: every page was sent; make them survive a power cut. Reply: TransferEnded."""
-
-    volume: int
-    region: int
-    epoch: int
-    session: int
-
-
 @wire(tag=0x35)
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
@@ -229,6 +189,91 @@ class TransferEnded:
     region: int
     epoch: int
     session: int
+
+
+@wire(tag=0x36)
+@dataclass(frozen=True, slots=True)
+class TransferAsk:
+    """Owner to joiner: where does your copy stand? `line`: ends of epochs, (epoch, seq), of what
+    the owner has committed, which goes on up to (committed_epoch, committed). The joiner drops what
+    it has prepared beside that line. Reply: TransferPosition, or TransferReply that refuses."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    committed_epoch: int
+    committed: int
+    line: tuple[tuple[int, int], ...]
+
+
+@wire(tag=0x37)
+@dataclass(frozen=True, slots=True)
+class TransferPosition:
+    """Joiner to owner: my pages are as record (seq_epoch, seq) left them. Not complete: but for
+    those in `data`, a bitmap of pages; seq 0: nothing of them can be used."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    complete: bool
+    seq_epoch: int
+    seq: int
+    data: Bulk
+
+
+@wire(tag=0x38)
+@dataclass(frozen=True, slots=True)
+class TransferBegin:
+    """Owner to joiner: start numbered session `session` on top of the prefix that ends with record
+    (base_epoch, base_seq). `mode`: see node.roles.MODE_NAMES. By nothing or by log the base is
+    where the joiner stands, and `data` is empty. Else `data` is two bitmaps, one bit a page: what
+    is allocated at the owner, and what the joiner is sent; pages that are in neither of them and
+    that the joiner has are holes from now on. By delta the others stay as (since_epoch, since_seq)
+    left them. Reply: TransferReply."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    mode: int
+    base_epoch: int
+    base_seq: int
+    since_epoch: int
+    since_seq: int
+    line: tuple[tuple[int, int], ...]  # as in TransferAsk, of the base
+    clients: tuple[tuple[int, int, tuple[int, ...]], ...]  # (client, low, numbers): P10
+    data: Bulk
+
+
+@wire(tag=0x39)
+@dataclass(frozen=True, slots=True)
+class TransferPages:
+    """Owner to joiner: whole pages as of `as_of`. `seqs`: of each the last record that touched it.
+    `data`: the pages, in the order of `pages`."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    as_of: int
+    pages: tuple[int, ...]
+    seqs: tuple[int, ...]
+    data: Bulk
+
+
+@wire(tag=0x3A)
+@dataclass(frozen=True, slots=True)
+class TransferEnd:
+    """Owner to joiner: every page was sent, none as of a later record than `as_of`; when that one
+    is committed here, make all of it survive a power cut. Reply: TransferEnded."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    as_of: int
 
 
 @wire(tag=0x40)

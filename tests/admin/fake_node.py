@@ -116,7 +116,10 @@ class FakeView:
             "journal": {"used_bytes": 1024, "limit_bytes": 4096, "appended_bytes_total": 9999,
                         "commits_total": 5, "syncs_total": 2},
             "cache": {"dirty_bytes": 512, "limit_bytes": 2048, "destaged_bytes_total": 100},
-            "rebuild_bytes_total": 0, "takeovers_total": 0, "exposed_ms_total": 250,
+            "rebuild_bytes_total": 0,
+            "resyncs": {"same_total": 0, "log_total": 1, "delta_total": 2, "full_total": 3},
+            "resync_bytes": {"same_total": 0, "log_total": 9, "delta_total": 8, "full_total": 7},
+            "takeovers_total": 0, "exposed_ms_total": 250,
             "resident_bytes": 50 << 20, "cpu_ms_total": 30,
         }  # fmt: skip
 

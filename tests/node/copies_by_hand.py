@@ -6,6 +6,7 @@ from __future__ import annotations
 from node import effects as fx
 from node import state_transfer
 from node.region_copy import RegionCopy
+from node.roles import MODE_NAMES
 from transport import messages as wire
 from transport.operation import WRITE, Record
 
@@ -114,11 +115,20 @@ class Copies:
             case fx.SyncRecord():
                 if node not in self.unsynced:
                     copy.record_synced(effect.seq, effect.epoch)
+            case fx.SendPosition():
+                complete, seq, epoch = effect.position
+                position = wire.TransferPosition(
+                    1, 0, effect.epoch, effect.session, complete, epoch, seq, b""
+                )
+                if self._reaches(node, effect.peer):
+                    state_transfer.positioned(self.copies[effect.peer], node, position)
             case fx.SendBegin():
                 begin = wire.TransferBegin(
-                    1, 0, copy.epoch, effect.session, copy.committed_epoch, copy.committed,
-                    copy.clients.state(), b"",
+                    1, 0, effect.epoch, effect.session, effect.mode, effect.base_epoch,
+                    effect.base, effect.since[1], effect.since[0], effect.line, effect.clients,
+                    b"",
                 )  # fmt: skip
+                self.said.append(f"n{node} begins by {MODE_NAMES[effect.mode]} at {effect.base}")
                 if self._reaches(node, effect.peer):
                     state_transfer.begin(self.copies[effect.peer], node, begin)
             case fx.CopyPages():
@@ -140,6 +150,8 @@ class Copies:
             case wire.ReplicateRefused():
                 self.said.append(f"n{sender} refused {message.reason}")
                 copy.refused(sender, message.epoch, message.prepared, message.reason)
+            case wire.TransferAsk():
+                state_transfer.asked(copy, sender, message)
             case wire.TransferReply():
                 self.said.append(f"n{sender} transfer outcome {message.outcome}")
                 state_transfer.answered(copy, sender, message.session, message.outcome)

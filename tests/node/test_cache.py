@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,7 +79,7 @@ def test_a_cache_that_became_clean_gives_its_buffers_back() -> None:
 
 def test_a_partial_write_of_a_page_on_disk_is_dirty_in_its_sectors_only() -> None:
     pages = region()
-    pages.load_bitmap(b"\x01")
+    pages.load(b"\x01")
     apply(pages, WRITE, 1024, 1024, 7)
     assert pages.dirty[0].mask == 0b1100
 
@@ -247,7 +249,7 @@ def test_a_page_whose_destage_failed_is_tried_again_after_the_others() -> None:
 
 def test_a_checkpoint_bitmap_leaves_out_what_is_only_in_the_cache() -> None:
     pages = region()
-    pages.load_bitmap(b"\x01")
+    pages.load(b"\x01")
     apply(pages, WRITE, PAGE, PAGE, 1)
     assert (pages.bitmap(), pages.disk_bitmap()) == (b"\x03", b"\x01")
 
@@ -263,9 +265,13 @@ def test_runs_of_allocation_cover_the_region_and_alternate() -> None:
     ]
 
 
+def every_page(pages: RegionPages) -> Any:
+    return np.ones(pages.pages, dtype=np.bool_)
+
+
 def test_a_joiner_wants_only_sectors_that_the_stream_has_not_written() -> None:
     pages = region()
-    pages.begin_transfer(b"\x03")
+    pages.begin_transfer(b"\x03", every_page(pages))
     assert pages.states == bytearray([ABSENT, ABSENT] + [HOLE] * (PAGES - 2))
     apply(pages, WRITE, 512, 1024, 1)
     assert [pages.untouched(page) for page in (0, 1, 2)] == [0b11111001, FULL, 0]
@@ -277,6 +283,6 @@ def test_a_joiner_wants_only_sectors_that_the_stream_has_not_written() -> None:
 
 def test_a_page_trimmed_during_a_transfer_is_not_wanted_any_more() -> None:
     pages = region()
-    pages.begin_transfer(b"\x01")
+    pages.begin_transfer(b"\x01", every_page(pages))
     apply(pages, TRIM, 0, PAGE, 1)
     assert (pages.untouched(0), pages.absent_pages(), pages.bitmap()) == (0, 0, b"\x00")

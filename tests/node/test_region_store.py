@@ -177,12 +177,12 @@ def test_nothing_reaches_a_disk_before_its_record_is_synced(
             page = number % 5
             if world.store.has_room:
                 record = world.write(KEY, page * PAGE, PAGE)
-                lsn = world.store._regions[KEY].pending[record.seq]
+                lsn = world.store.regions[KEY].pending[record.seq]
                 await settle(world, 0.003)
                 if world.store.cache.stamp:
                     before = dict(record_lsns)
                     world.commit(KEY)
-                    dirty = world.store._regions[KEY].dirty[page]
+                    dirty = world.store.regions[KEY].dirty[page]
                     # A sealed copy holds older records only.
                     record_lsns[KEY, page] = lsn if dirty.sealed is None else before[KEY, page]
         await settle(world, 1)

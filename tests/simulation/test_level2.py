@@ -169,7 +169,7 @@ async def _send_nothing(rebuild: Rebuild, copy: RegionCopy, peer: int, session: 
 
 
 async def _end_without_pages(store: RegionStore, key: tuple[int, int], session: int) -> None:
-    region = store._region(key)
+    region = store.region(key)
     for page in range(region.pages):
         if region.untouched(page):
             region.page_received(page)

@@ -22,6 +22,7 @@ LONG_FILES: Final[dict[str, str]] = {
 _FIELDS = "a constructor: one line for each field of the state that it holds, no branches"
 LONG_FUNCTIONS: Final[dict[str, str]] = {
     "node/core.py:NodeCore.__init__": _FIELDS,
+    "node/region_copy.py:RegionCopy.__init__": _FIELDS,
     "node/io_path.py:IoPath.__init__": _FIELDS,
     "node/daemon.py:Node.start": "the composition of a node, one part after the other",
 }
