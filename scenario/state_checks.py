@@ -31,6 +31,7 @@ class StateChecks:
         self._places: dict[tuple[int, int, int, int], int] = {}  # where an operation took effect
         # By region and epoch of its owner, the last record that it committed: (seq, record epoch).
         self._last: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+        self._accepted: dict[tuple[int, int], int] = {}  # by region, the epoch of its last loss
 
     def fail(self, rule: str, text: str) -> None:
         """Stop the run."""
@@ -49,6 +50,7 @@ class StateChecks:
         """I8, I9: what is about to be answered is journalled by every member and by a joiner whose
         admission may be on its way; and one place in the sequence is committed once."""
         key = (copy.volume, copy.region)
+        self._accept_loss(node, key)
         line = self._committed.setdefault(key, {})
         entry = (record.epoch, record.client, record.number)
         known = line.setdefault(record.seq, entry)
@@ -101,6 +103,7 @@ class StateChecks:
     def _holds_all(self, node: KernelNode, copy: RegionCopy) -> None:
         """I8: a member holds what was committed in its epoch and before, whoever committed it."""
         key = (copy.volume, copy.region)
+        self._accept_loss(node, key)
         last = max(
             (last for epoch, last in self._last.get(key, {}).items() if epoch <= copy.epoch),
             default=None,
@@ -108,3 +111,18 @@ class StateChecks:
         kept = node.durable.regions.get(key)
         if last is not None and (kept is None or not kept.complete or not kept.holds(*last)):
             self.fail("I8", f"{copy} is a member on {node} without committed record {last}")
+
+    def _accept_loss(self, node: KernelNode, key: tuple[int, int]) -> None:
+        """I34: what an operator accepted is forgotten here: what was committed after the last epoch
+        of the copy that opened. All before it is held to as ever, by I8."""
+        loss = node.core.catalog.losses_of(key[0]).get(key[1])
+        if loss is None or self._accepted.get(key, 0) >= loss.epoch:
+            return
+        self._accepted[key] = loss.epoch
+        kept = {e: last for e, last in self._last.get(key, {}).items() if e <= loss.copy_epoch}
+        self._last[key] = kept
+        end = max((seq for seq, _ in kept.values()), default=0)
+        line = self._committed.get(key, {})
+        for seq in [seq for seq in line if seq > end]:
+            _, client, number = line.pop(seq)
+            self._places.pop((*key, client, number), None)
