@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from admin import output
-from admin.local import DIRECTORY_DEFAULT, DIRECTORY_VARIABLE, read_cluster
+from admin.arguments import DIRECTORY, Directory, Json, Node, Size, Volume, client_of
+from admin.local import read_cluster
 from admin.output import closed_after, reported
+from admin.recovery_commands import rebalance, region_app
 from base.errors import InvalidRequest, NotConnected, StorageError
 from base.units import format_size, parse_size
 
@@ -39,23 +41,8 @@ node_app = typer.Typer(no_args_is_help=True, help="Look at node processes, kill 
 volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and remove volumes.")
 app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
-
-Directory = Annotated[
-    Path,
-    typer.Option("--dir", envvar=DIRECTORY_VARIABLE, help="The directory of the cluster."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too (on standard error).")]
-Node = Annotated[str, typer.Argument(help="A node, as n3 or 3.")]
-Volume = Annotated[str, typer.Argument(help="Name of the volume.")]
-Size = Annotated[str, typer.Argument(help="Bytes, or as 10GiB, 512MiB, 1.5TiB.")]
-
-DIRECTORY: Final = Path(DIRECTORY_DEFAULT)
-
-
-def _client(directory: Path) -> ClusterClient:
-    from admin.client import ClusterClient
-
-    return closed_after(ClusterClient(read_cluster(directory)))
+app.add_typer(region_app, name="region")
+app.command()(rebalance)
 
 
 def _number(node: str) -> int:
@@ -130,7 +117,7 @@ def status(
     Exit code 0 when every region has all its copies, 3 when one is short of a copy, 4 when one is
     offline.
     """
-    client = _client(directory)
+    client = client_of(directory)
     answer = client.status()
     if wait and not _whole(answer):
         answer = _wait_whole(client, timeout, quiet=as_json)
@@ -173,8 +160,19 @@ def _show_status(answer: dict[str, Any]) -> None:
         ("leader", f"{leader}, term {answer['term']}, catalog {answer['catalog_version']}"),
         ("volumes", answer["volumes"]),
         ("regions", ", ".join([f"{regions['normal']} of {regions['total']} whole", *states])),
+        ("placement", _placement(answer)),
     ]
     output.table("", ("", ""), rows)
+
+
+def _placement(answer: dict[str, Any]) -> str:
+    owners, copies, failback = answer["owners_away"], answer["copies_away"], answer["failback"]
+    if not owners and not copies:
+        return "every owner and copy is at home"
+    text = f"{owners} owners and {copies} copies are away from home"
+    if failback == "manual":
+        return f"{text}; `eightfold rebalance` brings them back"
+    return f"{text}; fail-back brings them back"
 
 
 # --- nodes ---------------------------------------------------------------------------------------
@@ -189,7 +187,7 @@ def node_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
     cluster = read_cluster(directory)
     known: dict[int, Any] = {}
     with suppress(NotConnected):  # nobody runs: the directory still says something
-        known = {row["id"]: row for row in _client(directory).nodes()}
+        known = {row["id"]: row for row in client_of(directory).nodes()}
     rows = []
     for node in cluster.nodes:
         pid = node_pid(node)
@@ -206,17 +204,25 @@ def node_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
         return
     output.table(
         "",
-        ("node", "process", "pid#", "state", "leader", "owned#", "copies#", "nbd", "free#"),
+        ("node", "process", "pid#", "state", "leader", "owned#", "fair#", "copies#", "stale#",
+         "nbd", "free#"),
         [
             (
-                row["name"], row["process"], row["pid"] or "-", row["state"],
+                row["name"], row["process"], row["pid"] or "-", _node_state(row),
                 "leads" if row.get("leader") else "", row.get("regions_owned", "-"),
-                row.get("regions_copied", "-"), f"{row['host']}:{row['nbd_port']}",
+                row.get("regions_fair", "-"), row.get("regions_copied", "-"),
+                row.get("regions_stale", "-"), f"{row['host']}:{row['nbd_port']}",
                 format_size(row["free_bytes"]) if "free_bytes" in row else "-",
             )
             for row in rows
         ],
     )  # fmt: skip
+
+
+def _node_state(row: dict[str, Any]) -> str:
+    """With the time that a damped node must still stay up before it gets regions."""
+    left = row.get("damped_s", 0)
+    return f"{row['state']}, {left} s left" if row["state"] == "damped" else str(row["state"])
 
 
 @node_app.command("show")
@@ -339,7 +345,7 @@ def volume_create(
     }  # fmt: skip
     spec: dict[str, Any] = {"name": name, "size_bytes": _bytes(size, key="SIZE")}
     spec.update({key: value for key, value in given.items() if value is not None})
-    client = _client(directory)
+    client = client_of(directory)
     row = client.create_volume(spec)
     if wait and row["state"] == "creating":
         row = wait_created(client, name, quiet=as_json)
@@ -384,7 +390,7 @@ def _show_volume(row: dict[str, Any], *, as_json: bool, client: ClusterClient) -
 @reported
 def volume_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
     """List the volumes."""
-    rows = _client(directory).volumes()
+    rows = client_of(directory).volumes()
     if as_json:
         output.emit(rows)
     elif not rows:
@@ -417,16 +423,21 @@ def volume_show(
     as_json: Json = False,
 ) -> None:
     """Show one volume, and with --regions where its regions live."""
-    client = _client(directory)
+    client = client_of(directory)
     row = client.volume(name)
+    losses = client.losses(name) if row["regions_forced"] else []
+    if as_json:
+        row["losses"] = losses
     if not regions:
         _show_volume(row, as_json=as_json, client=client)
+        _show_losses(losses, quiet=as_json)
         return
     table = client.regions(name, first, count)
     if as_json:
         output.emit({**row, "table": table})
         return
     _show_volume(row, as_json=False, client=client)
+    _show_losses(losses, quiet=False)
     output.table(
         "",
         ("region#", "state", "owner", "copies", "joining", "epoch#"),
@@ -439,6 +450,13 @@ def volume_show(
             for each in table
         ],
     )  # fmt: skip
+
+
+def _show_losses(losses: list[dict[str, Any]], *, quiet: bool) -> None:
+    if losses and not quiet:
+        output.say("given up at an operator's word:")
+        for each in losses:
+            output.say(f"  {each['text']}")
 
 
 def _node_number(name: str) -> int:
@@ -460,7 +478,7 @@ def volume_map(
     as_json: Json = False,
 ) -> None:
     """Show every physical block that holds the byte at OFFSET: node, disk, chunklet, path."""
-    answer = _client(directory).map_address(name, _bytes(offset, key="OFFSET"))
+    answer = client_of(directory).map_address(name, _bytes(offset, key="OFFSET"))
     if as_json:
         output.emit(answer)
         return
@@ -500,7 +518,7 @@ def volume_grow(
     name: Volume, size: Size, directory: Directory = DIRECTORY, as_json: Json = False
 ) -> None:
     """Make a volume larger, to SIZE in all. Hosts see the new size when they reconnect."""
-    client = _client(directory)
+    client = client_of(directory)
     _show_volume(client.grow_volume(name, _bytes(size, key="SIZE")), as_json=as_json, client=client)
 
 
@@ -513,7 +531,7 @@ def volume_remove(
     as_json: Json = False,
 ) -> None:
     """Remove a volume with everything in it. It cannot be brought back."""
-    client = _client(directory)
+    client = client_of(directory)
     row = client.volume(name)
     if not yes:
         if as_json or not sys.stdin.isatty():
@@ -549,7 +567,7 @@ def attach(
 
     from base.place import local_socket
 
-    client = _client(directory)
+    client = client_of(directory)
     client.volume(volume)
     path = socket or directory / f"{volume}.sock"
     arguments = ["--volume", volume, "--socket", str(path)]

@@ -204,6 +204,21 @@ class ClusterClient:
             "GET", f"/v1/volumes/{_segment(name)}/regions", first=first, count=count
         )  # fmt: skip
 
+    def losses(self, name: str) -> Any:
+        """List of `LossRow`."""
+        return self.call("GET", f"/v1/volumes/{_segment(name)}/losses")
+
+    def recover(self, name: str, regions: list[int] | None, accept_loss: bool) -> Any:
+        """`Recovered`."""
+        spec: dict[str, Any] = {"accept_loss": accept_loss}
+        if regions is not None:
+            spec["regions"] = regions
+        return self.call("POST", f"/v1/volumes/{_segment(name)}/recover", spec)
+
+    def rebalance(self) -> Any:
+        """`Rebalancing`."""
+        return self.call("POST", "/v1/rebalance")
+
     def map_address(self, name: str, offset: int) -> Any:
         """`AddressMap`."""
         return self.call("GET", f"/v1/volumes/{_segment(name)}/map", offset=offset)

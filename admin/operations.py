@@ -11,15 +11,20 @@ from admin.view import (
     REGIONS_MAX,
     AddressMap,
     GrowSpec,
+    LossRow,
     NodeRow,
     NodeView,
     Ready,
+    Rebalancing,
+    Recovered,
+    RecoverSpec,
     RegionRow,
     Removed,
     Statistics,
     Status,
     VolumeRow,
     VolumeSpec,
+    recover_spec,
     size_of,
     volume_spec,
 )
@@ -104,6 +109,19 @@ async def _regions(view: NodeView, ask: Ask) -> object:
     return await view.regions(ask.path["name"], ask.query["first"], ask.query["count"])
 
 
+async def _losses(view: NodeView, ask: Ask) -> object:
+    return await view.losses(ask.path["name"])
+
+
+async def _recover(view: NodeView, ask: Ask) -> object:
+    regions, accept_loss = recover_spec(ask.body)
+    return await view.recover(ask.path["name"], regions, accept_loss)
+
+
+async def _rebalance(view: NodeView, ask: Ask) -> object:
+    return await view.rebalance()
+
+
 async def _map(view: NodeView, ask: Ask) -> object:
     return await view.map_address(ask.path["name"], ask.query["offset"])
 
@@ -164,6 +182,19 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
             QueryNumber("first", 0, OFFSET_MAX, 0, "First region of the answer."),
             QueryNumber("count", 1, REGIONS_MAX, 256, "Regions at most."),
         ),
+    ),
+    Operation(
+        "GET", "/v1/volumes/{name}/losses", "losses", "What operators have given up of a volume.",
+        _losses, list[LossRow], errors=("not_found",),
+    ),
+    Operation(
+        "POST", "/v1/volumes/{name}/recover", "recover",
+        "Open offline regions with what is left of them. Refused without accept_loss.",
+        _recover, Recovered, body=RecoverSpec, errors=(*_CHANGES, "not_found", "no_space"),
+    ),
+    Operation(
+        "POST", "/v1/rebalance", "rebalance", "Let copies and owners go home now.",
+        _rebalance, Rebalancing, errors=_CHANGES, status=202,
     ),
     Operation(
         "GET", "/v1/volumes/{name}/map", "mapAddress", "Every physical place of one byte.",

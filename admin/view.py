@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NotRequired, Protocol, TypedDict
 from base.errors import InvalidRequest
 from base.units import parse_size
 
-NodeState = Literal["alive", "suspect", "down", "never_seen"]
+NodeState = Literal["alive", "suspect", "damped", "down", "never_seen"]
 VolumeState = Literal["creating", "normal", "degraded", "offline", "removing"]
 RegionState = Literal["normal", "joining", "degraded", "offline"]
 
@@ -45,6 +45,9 @@ class Status(TypedDict):
     nodes_total: int
     volumes: int
     regions: RegionCounts
+    owners_away: int  # regions whose owner is not the node that placement wants
+    copies_away: int  # copies on other nodes than placement wants
+    failback: Literal["auto", "manual", "running"]  # running: an operator has asked for it
     rebuild_bytes_total: int  # bytes that this node has sent to joiners
 
 
@@ -63,7 +66,10 @@ class NodeRow(TypedDict):
     admin_port: int
     failure_domain: int
     regions_owned: int
+    regions_fair: int  # as many as it would own if all were at home
     regions_copied: int  # held as replicant
+    regions_stale: int  # older copies, kept for its return
+    damped_s: int  # it came and went too often, and gets nothing before it stayed up that long
     disk_bytes: int
     free_bytes: int  # not yet given to any logical disk
 
@@ -83,6 +89,7 @@ class VolumeRow(TypedDict):
     l3_entries: int
     degraded: str  # policy: synced, suspend, continue
     regions: RegionCounts
+    regions_forced: int  # opened at an operator's word, with a loss
 
 
 class VolumeSpec(TypedDict):
@@ -115,6 +122,43 @@ class RegionRow(TypedDict):
     owner: int  # -1: none
     copies: list[int]  # nodes in sync, the owner first
     joiner: int  # -1: none
+
+
+class LossRow(TypedDict):
+    """A region that opened, or would open, at an operator's word, and what that loses."""
+
+    region: int
+    node: int  # where it opens
+    empty: bool  # there is no older copy: everything ever written is lost
+    copy_epoch: int  # the last epoch in which that copy was in sync; 0: it is empty
+    lost_first_epoch: int  # everything acknowledged in these epochs is lost; none when first > last
+    lost_last_epoch: int
+    waited_for: list[int]  # nodes that had all of it; none: it was lost already
+    text: str  # the same in words
+
+
+class RecoverSpec(TypedDict):
+    """Which offline regions to open with a loss. Without accept_loss nothing is done, and the
+    refusal says what would be lost."""
+
+    regions: NotRequired[list[int]]  # left out: every offline region of the volume
+    accept_loss: NotRequired[bool]
+
+
+class Recovered(TypedDict):
+    """What was opened."""
+
+    name: str
+    opened: list[LossRow]
+    skipped: int  # the catalog had moved on: they wait as before, or a node came back in time
+
+
+class Rebalancing(TypedDict):
+    """The answer to a wish for fail-back."""
+
+    rebalancing: bool
+    owners_away: int
+    copies_away: int
 
 
 class BlockPlace(TypedDict):
@@ -262,6 +306,19 @@ class NodeView(Protocol):
     async def regions(self, name: str, first: int, count: int) -> list[RegionRow]:
         """Rows from region `first` on, at most `count` (1 to REGIONS_MAX); past the end: none."""
 
+    async def losses(self, name: str) -> list[LossRow]:
+        """What operators have accepted for this volume, by region. NotFound."""
+
+    async def recover(self, name: str, regions: list[int] | None, accept_loss: bool) -> Recovered:
+        """Open offline regions (None: all) with what is left of them.
+
+        InvalidRequest without accept_loss, with the loss in words, or when one is not offline;
+        NoSpace when one can open nowhere; NotFound, NoQuorum.
+        """
+
+    async def rebalance(self) -> Rebalancing:
+        """Let copies and owners go home now, whatever `rebuild.failback` says. NoQuorum."""
+
     async def map_address(self, name: str, offset: int) -> AddressMap:
         """Every physical place of the byte at `offset`. NotFound; InvalidRequest past the end."""
 
@@ -299,6 +356,21 @@ def volume_spec(body: dict[str, Any]) -> VolumeSpec:
         if key not in spec:
             raise InvalidRequest(f"{key}: is missing")
     return spec  # type: ignore[return-value]
+
+
+def recover_spec(body: dict[str, Any]) -> tuple[list[int] | None, bool]:
+    """(regions, accept_loss) from untrusted JSON. InvalidRequest names the key."""
+    for key in sorted(body):
+        if key not in ("regions", "accept_loss"):
+            raise InvalidRequest(f"{key}: is not a property; known are regions, accept_loss")
+    regions, accept = body.get("regions"), body.get("accept_loss", False)
+    if type(accept) is not bool:
+        raise InvalidRequest("accept_loss: must be true or false")
+    if regions is not None and (
+        type(regions) is not list or not all(type(each) is int for each in regions)
+    ):
+        raise InvalidRequest("regions: must be a list of numbers; leave it out for all")
+    return regions, accept
 
 
 def size_of(value: object, *, key: str) -> int:

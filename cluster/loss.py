@@ -104,27 +104,26 @@ def entries_for(volume: VirtualVolume, openings: Sequence[Opening]) -> list[Forc
     return entries
 
 
-def describe(name: str, opening: Opening, left: Callable[[int], str]) -> str:
-    """One line: what opens, from what, and what is lost. left: for a node that is down, when it
-    left, in words that follow its name."""
+def describe(name: str, opening: Opening, left: Callable[[int], str], *, past: bool = False) -> str:
+    """One line: what opens, from what, and what is lost. left: of a node, when it left, in words
+    that follow its name. past: it was done."""
     first, last = opening.lost_epochs
+    opens, lost = ("opened", "was lost") if past else ("opens", "is lost")
+    node = node_name(opening.node)
     if not opening.copy_epoch:
-        what = f"opens EMPTY on {node_name(opening.node)}: everything ever written to it is lost"
-    elif first > last:
-        what = (
-            f"opens from the copy of {node_name(opening.node)}, in sync until epoch"
-            f" {opening.copy_epoch}: nothing was acknowledged after it"
-        )
+        what = f"{opens} EMPTY on {node}: everything ever written to it {lost}"
     else:
-        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
-        what = (
-            f"opens from the copy of {node_name(opening.node)}, in sync until epoch"
-            f" {opening.copy_epoch}: everything acknowledged in {epochs} is lost"
-        )
+        what = f"{opens} from the copy of {node}, in sync until epoch {opening.copy_epoch}: "
+        if first > last:
+            what += "nothing was acknowledged after it"
+        else:
+            epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+            what += f"everything acknowledged in {epochs} {lost}"
+    holds = "was" if past else "is"
     if opening.waits_for:
-        nodes = " and ".join(f"{node_name(node)}{left(node)}" for node in opening.waits_for)
-        return f"{name} region {opening.region} {what}; all of it is on {nodes}"
-    return f"{name} region {opening.region} {what}; no node has newer data"
+        nodes = " and ".join(f"{node_name(each)}{left(each)}" for each in opening.waits_for)
+        return f"{name} region {opening.region} {what}; all of it {holds} on {nodes}"
+    return f"{name} region {opening.region} {what}; no node {'had' if past else 'has'} newer data"
 
 
 def refusal(name: str, openings: Sequence[Opening], left: Callable[[int], str]) -> str:

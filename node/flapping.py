@@ -55,8 +55,6 @@ class Flapping:
     def lost(self, who: Who, now_ns: int) -> bool:
         """It went down, or was cut. True: it is damped from now on, or for longer."""
         policy = self._policy
-        if not policy.flaps_max:
-            return False
         record = self._records.setdefault(who, _Record())
         damped = self.hold_left_ns(who, now_ns) > 0
         record.up_ns = -1
@@ -65,8 +63,10 @@ class Flapping:
         if record.losses_ns and now_ns - record.losses_ns[-1] > policy.window_ns and not damped:
             record.level = 0
         recent = [at for at in record.losses_ns if now_ns - at <= policy.window_ns]
-        record.losses_ns = [*recent[-policy.flaps_max :], now_ns]
-        if damped or record.level or len(record.losses_ns) > policy.flaps_max:
+        record.losses_ns = [*(recent[-policy.flaps_max :] if policy.flaps_max else ()), now_ns]
+        if policy.flaps_max and (
+            damped or record.level or len(record.losses_ns) > policy.flaps_max
+        ):
             record.level = min(record.level + 1, LEVEL_MAX)
             return True
         return False
@@ -87,6 +87,11 @@ class Flapping:
         if record.up_ns < 0:
             return hold_ns
         return max(0, record.up_ns + hold_ns - now_ns)
+
+    def down_ns(self, who: Who, now_ns: int) -> int:
+        """For how long it is down as this node saw it; -1: it did not see it go down."""
+        record = self._records.get(who)
+        return now_ns - record.losses_ns[-1] if record is not None and record.up_ns < 0 else -1
 
     def damped_nodes(self, now_ns: int) -> int:
         """Bits of the nodes that are damped now."""

@@ -81,7 +81,7 @@ class Leader:
             self._judge(key, now_ns)
         self._keep_voters(now_ns)
         self._recruit(now_ns)
-        live = self._trusted(now_ns)
+        live = self.trusted(now_ns)
         self.failback.tick(now_ns, live, lambda: self._avoided(now_ns), not self._reports)
 
     def _judge(self, key: tuple[int, int], now_ns: int) -> None:
@@ -188,7 +188,7 @@ class Leader:
         for entry in entries:
             core.propose(encode(entry), None, now_ns)
 
-    def _trusted(self, now_ns: int) -> int:
+    def trusted(self, now_ns: int) -> int:
         """Bits of the nodes that may get copies: those that are up and not damped; all that are up
         when the others have not two failure domains."""
         catalog = self._core.catalog
@@ -200,7 +200,7 @@ class Leader:
     def _avoided(self, now_ns: int) -> list[int]:
         """By node, bits of those that are not to join its regions: what it cannot talk to, or could
         not too often, and who comes and goes."""
-        bits = [~self._trusted(now_ns) & 0xFF] * 8
+        bits = [~self.trusted(now_ns) & 0xFF] * 8
         pairs = self._core.flapping.damped_pairs(now_ns)
         for (about, _), witnesses in self._reports.items():
             pairs += [(reporter, about) for reporter in witnesses]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from admin.view import (
     AddressMap,
     BlockPlace,
     CopyPlace,
+    LossRow,
     NodeRow,
     NodeState,
+    Rebalancing,
+    Recovered,
     RegionCounts,
     RegionRow,
     RegionState,
@@ -28,12 +31,14 @@ from admin.view import (
 )
 from base.errors import InvalidRequest
 from base.ids import NOBODY, NodeId, VolumeId
-from base.units import NODES_MAX, NS_PER_MS
+from base.units import NODES_MAX, NS_PER_MS, NS_PER_S
 from cluster.catalog import Liveness
-from cluster.entries import CreateVolume, GrowVolume, RemoveVolume, encode
+from cluster.entries import CreateVolume, GrowVolume, Rebalance, RemoveVolume, encode
+from cluster.loss import describe, entries_for, plan_openings, refusal
 from cluster.membership import PeerState
 from host.nbd_target import NbdTarget
 from node.config import NodeConfig
+from node.placement_view import Away, away_of, kept_rows, left_words, row_of
 from node.region_copy import COPY, JOINER, OWNER
 from node.roles import BY_DELTA, BY_FULL, BY_LOG, BY_NOTHING
 from volume.virtual_volume import VirtualVolume
@@ -72,6 +77,7 @@ class OperatorView:
         self._config = config
         self._target = target
         self._stop = stop
+        self._away: tuple[tuple[int, int], Away] | None = None  # (catalog version, live) and answer
 
     # ------------------------------------------------------------------ cluster
 
@@ -92,9 +98,22 @@ class OperatorView:
             total=total, normal=normal, joining=joining, degraded=degraded, offline=offline
         )
 
+    def _now_ns(self) -> int:
+        return self._node.ports.clock.now_ns()
+
+    def _placement(self) -> Away:
+        """Recomputed when the catalog moves: a status may be asked for every second."""
+        core = self._node.core
+        live = core.duties.trusted(self._now_ns())
+        key = (core.catalog.version, live)
+        if self._away is None or self._away[0] != key:
+            self._away = (key, away_of(core.catalog, live))
+        return self._away[1]
+
     async def status(self) -> Status:
         """The cluster in a few numbers."""
         core = self._node.core
+        away = self._placement()
         volumes = core.catalog.volume_manager.list_volumes()
         return Status(
             cluster=self._config.cluster.cluster.name,
@@ -108,8 +127,14 @@ class OperatorView:
             nodes_total=len(self._config.cluster.nodes),
             volumes=len(volumes),
             regions=self._counts(volumes),
+            owners_away=away.owners,
+            copies_away=away.copies,
+            failback="running" if core.catalog.rebalancing else self._failback(),
             rebuild_bytes_total=self._node.rebuild.sent_bytes,
         )
+
+    def _failback(self) -> Literal["auto", "manual"]:
+        return self._config.cluster.rebuild.failback
 
     def _state_of(self, node: int) -> NodeState:
         core = self._node.core
@@ -118,6 +143,8 @@ class OperatorView:
             return "never_seen"
         if known.liveness is Liveness.DOWN:
             return "down"
+        if core.flapping.hold_left_ns(node, self._now_ns()):
+            return "damped"
         if node == core.self_id:
             return "alive"
         believed = core.membership.state(NodeId(node))
@@ -129,11 +156,15 @@ class OperatorView:
         manager = core.catalog.volume_manager
         owned = np.zeros(256, dtype=np.int64)
         copied = np.zeros(NODES_MAX, dtype=np.int64)
+        stale = np.zeros(256, dtype=np.int64)
+        away, now_ns = self._placement(), self._now_ns()
         for volume in manager.list_volumes():
             table = volume.table
             owned += np.bincount(table.owner[~table.offline], minlength=256)
             for number in range(NODES_MAX):
                 copied[number] += int((table.in_sync >> number & 1).sum())
+            held = table.slot_node[table.stale_slots(np.arange(len(table)))]
+            stale += np.bincount(held, minlength=256)
         disk_bytes = sum(disk.size_bytes for disk in self._node.inventory.disks)
         rows = []
         for options in sorted(self._config.cluster.nodes, key=lambda each: each.id):
@@ -156,6 +187,9 @@ class OperatorView:
                     admin_port=options.admin_port,
                     failure_domain=options.failure_domain,
                     regions_owned=int(owned[number]),
+                    regions_fair=away.fair[number],
+                    regions_stale=int(stale[number]),
+                    damped_s=-(-core.flapping.hold_left_ns(number, now_ns) // NS_PER_S),
                     regions_copied=int(copied[number] - owned[number]),
                     disk_bytes=disk_bytes,
                     free_bytes=free,
@@ -185,6 +219,7 @@ class OperatorView:
             l3_entries=volume.l3_entries,
             degraded=str(volume.policy),
             regions=counts,
+            regions_forced=len(self._node.core.catalog.losses_of(volume.volume)),
         )
 
     async def volumes(self) -> list[VolumeRow]:
@@ -232,6 +267,38 @@ class OperatorView:
         """Through the catalog."""
         entry = RemoveVolume(VolumeId(self._volume(name).volume))
         await self._node.control.propose(encode(entry), PROPOSE_NS)
+
+    async def losses(self, name: str) -> list[LossRow]:
+        """What operators have given up of the volume."""
+        volume = self._volume(name)
+        return kept_rows(name, self._node.core.catalog.losses_of(volume.volume))
+
+    async def recover(self, name: str, regions: list[int] | None, accept_loss: bool) -> Recovered:
+        """Through the catalog, which voids what is not as the operator was told."""
+        core = self._node.core
+        volume = self._volume(name)
+        openings = plan_openings(core.catalog, volume, regions)
+
+        def left(node: int) -> str:
+            return left_words(core, self._now_ns(), node)
+
+        if openings and not accept_loss:
+            raise InvalidRequest(refusal(name, openings, left))
+        opened: list[LossRow] = []
+        for entry in entries_for(volume, openings):
+            result = await self._node.control.propose(encode(entry), PROPOSE_NS)
+            done = np.frombuffer(result["regions"], dtype="<u4").tolist()
+            for each in openings:
+                if each.region in done:
+                    text = describe(name, each, left, past=True)
+                    opened.append(row_of(each, text))
+        return Recovered(name=name, opened=opened, skipped=len(openings) - len(opened))
+
+    async def rebalance(self) -> Rebalancing:
+        """Through the catalog: whoever leads sees to it."""
+        await self._node.control.propose(encode(Rebalance(True)), PROPOSE_NS)
+        away = self._placement()
+        return Rebalancing(rebalancing=True, owners_away=away.owners, copies_away=away.copies)
 
     async def regions(self, name: str, first: int, count: int) -> list[RegionRow]:
         """Rows of the region table."""

@@ -12,6 +12,11 @@ from node.config import FILE_NAME, load, node_config
 
 COUNTS = {"total": 4, "normal": 4, "joining": 0, "degraded": 0, "offline": 0}
 
+LOSS = {
+    "region": 2, "node": 5, "empty": False, "copy_epoch": 8, "lost_first_epoch": 9,
+    "lost_last_epoch": 11, "waited_for": [3], "text": "region 2 lost epochs 9 to 11",
+}  # fmt: skip
+
 
 class FakeView:
     """Keeps volumes in a dict. `fails` is raised by the next call, whatever it is."""
@@ -37,7 +42,7 @@ class FakeView:
             "cluster": "fake", "node": self.node, "incarnation": 1, "ready": self.ready.is_set(),
             "leader": 0, "term": 3, "catalog_version": 17, "nodes_alive": self.nodes_total,
             "nodes_total": self.nodes_total, "volumes": len(self.rows), "regions": dict(COUNTS),
-            "rebuild_bytes_total": 0,
+            "rebuild_bytes_total": 0, "owners_away": 0, "copies_away": 0, "failback": "auto",
         }  # fmt: skip
 
     async def nodes(self) -> Any:
@@ -47,7 +52,8 @@ class FakeView:
                 "id": number, "name": f"n{number}", "state": "alive", "leader": number == 0,
                 "voter": True, "incarnation": 1, "host": "127.0.0.1", "mesh_port": 1,
                 "nbd_port": 2, "admin_port": 3, "failure_domain": number, "regions_owned": 2,
-                "regions_copied": 2, "disk_bytes": 1 << 40, "free_bytes": 1 << 39,
+                "regions_copied": 2, "regions_fair": 2, "regions_stale": 0, "damped_s": 0,
+                "disk_bytes": 1 << 40, "free_bytes": 1 << 39,
             }
             for number in range(self.nodes_total)
         ]  # fmt: skip
@@ -71,7 +77,7 @@ class FakeView:
         shape = {"page_bytes": 16384, "l2_entries": 32, "l3_entries": 32, "copies": 2}
         self.rows[spec["name"]] = {
             "id": len(self.rows) + 1, "state": "normal", "group": "raid0", "degraded": "synced",
-            "region_bytes": 1 << 24, "regions": dict(COUNTS), **shape, **spec,
+            "region_bytes": 1 << 24, "regions": dict(COUNTS), "regions_forced": 0, **shape, **spec,
         }  # fmt: skip
         return self.rows[spec["name"]]
 
@@ -93,6 +99,21 @@ class FakeView:
              "joiner": -1}
             for region in range(first, min(4, first + count))
         ]  # fmt: skip
+
+    async def losses(self, name: str) -> Any:
+        await self.volume(name)
+        return [LOSS] if self.rows[name]["regions_forced"] else []
+
+    async def recover(self, name: str, regions: Any, accept_loss: bool) -> Any:
+        row = await self.volume(name)
+        if not accept_loss:
+            raise InvalidRequest("this would lose data: all of it; say --accept-loss")
+        row["regions_forced"] = 1
+        return {"name": name, "opened": [LOSS], "skipped": 0}
+
+    async def rebalance(self) -> Any:
+        self._fail()
+        return {"rebalancing": True, "owners_away": 3, "copies_away": 1}
 
     async def map_address(self, name: str, offset: int) -> Any:
         row = await self.volume(name)

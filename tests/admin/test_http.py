@@ -200,7 +200,11 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     return True
 
 
-BODIES = {"createVolume": {"name": "v2", "size_bytes": 1024}, "growVolume": {"size_bytes": 1 << 31}}
+BODIES = {
+    "createVolume": {"name": "v2", "size_bytes": 1024},
+    "growVolume": {"size_bytes": 1 << 31},
+    "recover": {"regions": [2], "accept_loss": True},
+}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
