@@ -591,7 +591,8 @@ def _logging(run: Level2Run) -> Iterator[None]:
 
 
 @contextmanager
-def _world(run: Level2Run) -> Iterator[None]:
+def world(run: Level2Run) -> Iterator[None]:
+    """Where a run may happen: behind the fence, without the collector; closed at the end."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -608,7 +609,7 @@ def _world(run: Level2Run) -> Iterator[None]:
 def run_seed(seed: int, options: Level2Options | None = None) -> Level2Report:
     """Run one seed. Violated when a rule was broken; everything depends on the two arguments."""
     run = Level2Run(seed, options or Level2Options())
-    with _world(run):
+    with world(run):
         return run.run()
 
 
@@ -624,7 +625,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.log = given.log
     options.seconds = given.seconds or options.seconds
     run = Level2Run(given.seed, options)
-    with _world(run):
+    with world(run):
         try:
             report = run.run()
             verdict = "every rule held"

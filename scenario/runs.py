@@ -116,6 +116,26 @@ def request_from_plain(plain: Any) -> RunRequest:
         raise InvalidRequest(f"run: {error}") from None
 
 
+def result_from_json(text: str) -> RunResult:
+    """From what `to_json` made of a result. InvalidRequest as for requests."""
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"a result is JSON: {error}") from None
+    _known(plain, RunResult, "result")
+    try:
+        given = dict(plain)
+        given["request"] = request_from_plain(plain["request"])
+        given["faults"] = tuple(_fault(each) for each in plain.get("faults", ()))
+        for name in ("goals", "lines"):
+            given[name] = tuple(str(each) for each in plain.get(name, ()))
+        return RunResult(**given)
+    except KeyError as error:
+        raise InvalidRequest(f"result: {error.args[0]} is missing") from None
+    except TypeError as error:
+        raise InvalidRequest(f"result: {error}") from None
+
+
 def _fault(plain: Any) -> FaultEvent:
     _known(plain, FaultEvent, "fault")
     return FaultEvent(

@@ -31,6 +31,8 @@ class KernelNetwork:
         self.events = 0
         self.trace_hash = 0
         self.trace: list[str] = []
+        # Called with every step of the trace (time, node, kind, key), for replays.
+        self.recorder: Callable[[int, int, str, object], None] | None = None
         self.goals: dict[str, None] = {}  # coverage goals that this run has reached
         self.endpoints: dict[int, Any] = {}
         self.sessions: dict[Key, int] = {}
@@ -78,6 +80,8 @@ class KernelNetwork:
         self.trace_hash = (self.trace_hash * 0x100000001B3 + zlib.crc32(text.encode())) & _MASK64
         if self._keep_trace:
             self.trace.append(f"{self.now_ns / 1e9:12.6f} {node_name(node)} {kind} {key}")
+        if self.recorder is not None:
+            self.recorder(self.now_ns, node, kind, key)
 
     # ------------------------------------------------------------------ links
 

@@ -8,10 +8,12 @@ import pytest
 import typer
 
 from admin.cli import app
+from scenario.cli import sim_app
 
 
 def commands() -> Iterator[tuple[str, typer.core.TyperCommand | typer.core.TyperGroup]]:
     waiting = [("eightfold", typer.main.get_command(app))]
+    waiting.append(("eightfold sim", typer.main.get_command(sim_app)))
     while waiting:
         name, command = waiting.pop()
         yield name, command
@@ -23,7 +25,7 @@ EVERY = dict(commands())
 
 
 def test_all_commands_are_found() -> None:
-    assert {"eightfold up", "eightfold volume create", "eightfold demo"} <= EVERY.keys()
+    assert {"eightfold up", "eightfold volume create", "eightfold sim run"} <= EVERY.keys()
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))

@@ -1,0 +1,57 @@
+"""shell: the console script: the commands of `admin.cli`, and `sim`, which lies on this floor.
+
+What simulates is imported when a command of `sim` is used or asked about, so that no other command
+starts later for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from admin import output
+from admin.cli import app
+from base.errors import StorageError
+
+HELP: Final = "Search the simulator for seeds that break a rule, replay and shrink them."
+
+
+class _Sim(TyperGroup):
+    """The group `sim`; its commands are imported when somebody asks for them."""
+
+    def _load(self) -> None:
+        if not self.commands:
+            from scenario.cli import sim_app
+
+            group = typer.main.get_command(sim_app)
+            self.commands.update(getattr(group, "commands", {}))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order in which they are told."""
+        self._load()
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        self._load()
+        return self.commands.get(cmd_name)
+
+
+def command() -> TyperGroup:
+    """All of `eightfold`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    group.commands["sim"] = _Sim(name="sim", help=HELP, no_args_is_help=True)
+    return group
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        command()()
+    except StorageError as error:  # before a command took over
+        output.fail(error, as_json=False)
+        sys.exit(1)
