@@ -586,6 +586,32 @@ def attach(
 
 @app.command()
 @reported
+def check(
+    data: Annotated[
+        bool, typer.Option("--data", help="Compare the bytes of all copies too; reads everything.")
+    ] = False,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Look for space used twice or by nobody, and for copies that differ. Changes nothing.
+
+    Exit code 0 when every node answered and nothing is wrong, 1 otherwise.
+    """
+    from admin import check as checking
+    from admin.spawn import pause
+
+    with output.progress("checking", quiet=as_json) as bar:
+        report = checking.run(client_of(directory), data=data, bar=bar, pause=pause)
+    if as_json:
+        output.emit(report.to_plain())
+    else:
+        for line in checking.lines(report):
+            output.say(line)
+    raise typer.Exit(0 if report.clean else 1)
+
+
+@app.command()
+@reported
 def demo(
     nodes: Annotated[int, typer.Option(min=3, max=8, help="Number of nodes.")] = 8,
     size: Annotated[str, typer.Option(help="Size of the volume.")] = "256MiB",

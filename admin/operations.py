@@ -10,7 +10,9 @@ from typing import Any, Final
 from admin.view import (
     REGIONS_MAX,
     AddressMap,
+    CatalogCopy,
     GrowSpec,
+    HeldRows,
     LossRow,
     NodeRow,
     NodeView,
@@ -18,6 +20,7 @@ from admin.view import (
     Rebalancing,
     Recovered,
     RecoverSpec,
+    RegionDigest,
     RegionRow,
     Removed,
     Statistics,
@@ -130,6 +133,18 @@ async def _statistics(view: NodeView, ask: Ask) -> object:
     return await view.statistics()
 
 
+async def _check_catalog(view: NodeView, ask: Ask) -> object:
+    return await view.check_catalog(with_bytes=bool(ask.query["bytes"]))
+
+
+async def _check_regions(view: NodeView, ask: Ask) -> object:
+    return await view.check_regions(ask.query["first"], ask.query["count"])
+
+
+async def _check_digest(view: NodeView, ask: Ask) -> object:
+    return await view.check_digest(ask.query["volume"], ask.query["region"])
+
+
 async def _ready(view: NodeView, ask: Ask) -> object:
     status = await view.status()
     ready = status["ready"]
@@ -203,6 +218,27 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "GET", "/v1/statistics", "statistics", "Counters of this node.", _statistics, Statistics
+    ),
+    Operation(
+        "GET", "/v1/check/catalog", "checkCatalog", "The catalog of this node, and its digest.",
+        _check_catalog, CatalogCopy,
+        query=(QueryNumber("bytes", 0, 1, 0, "1: with its bytes."),),
+    ),
+    Operation(
+        "GET", "/v1/check/regions", "checkRegions", "The regions that this node keeps, and where.",
+        _check_regions, HeldRows,
+        query=(
+            QueryNumber("first", 0, OFFSET_MAX, 0, "First region of the answer."),
+            QueryNumber("count", 1, REGIONS_MAX, REGIONS_MAX, "Regions at most."),
+        ),
+    ),
+    Operation(
+        "GET", "/v1/check/digest", "checkDigest", "SHA-256 of this node's copy of a region.",
+        _check_digest, RegionDigest, errors=("not_found",),
+        query=(
+            QueryNumber("volume", 1, OFFSET_MAX, None, "Number of the volume."),
+            QueryNumber("region", 0, OFFSET_MAX, None, "Region of the volume."),
+        ),
     ),
     Operation(
         "GET", "/v1/ready", "ready", "Wait until this node serves hosts, or the time is over.",

@@ -272,6 +272,34 @@ class Ready(TypedDict):
     ready: bool
 
 
+class CatalogCopy(TypedDict):
+    """The catalog as one node has it."""
+
+    node: int
+    version: int
+    digest: int  # CRC-32 of its bytes
+    catalog: str  # base64 of them; "" when they were not asked for
+
+
+class HeldRows(TypedDict):
+    """What one node keeps, ascending by volume and region."""
+
+    node: int
+    version: int  # of its catalog
+    total: int  # regions that it keeps in all
+    # [volume, region, LD, LD region (-1: not known), complete, committed epoch, committed]
+    rows: list[list[int]]
+
+
+class RegionDigest(TypedDict):
+    """The bytes of one copy of a region at one commit point."""
+
+    node: int
+    epoch: int
+    committed: int
+    digest: str  # SHA-256, hexadecimal; "": the region did not stand still long enough
+
+
 class NodeView(Protocol):
     """One node, for operators. Any node answers for the whole cluster unless it says otherwise.
 
@@ -324,6 +352,15 @@ class NodeView(Protocol):
 
     async def statistics(self) -> Statistics:
         """Counters of this node. Cheap: it may be called every second."""
+
+    async def check_catalog(self, *, with_bytes: bool) -> CatalogCopy:
+        """The catalog of this node at this moment, for `eightfold check`."""
+
+    async def check_regions(self, first: int, count: int) -> HeldRows:
+        """What this node keeps, `count` regions from the `first`-th on."""
+
+    async def check_digest(self, volume: int, region: int) -> RegionDigest:
+        """Digest of this node's copy of a region. NotFound when it has no complete one."""
 
     async def wait_ready(self) -> None:
         """Return when this node serves hosts. The caller bounds the wait."""

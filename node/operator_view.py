@@ -13,13 +13,16 @@ import numpy as np
 from admin.view import (
     AddressMap,
     BlockPlace,
+    CatalogCopy,
     CopyPlace,
+    HeldRows,
     LossRow,
     NodeRow,
     NodeState,
     Rebalancing,
     Recovered,
     RegionCounts,
+    RegionDigest,
     RegionRow,
     RegionState,
     ResyncCounts,
@@ -39,6 +42,7 @@ from cluster.membership import PeerState
 from host.nbd_target import NbdTarget
 from node.config import NodeConfig
 from node.placement_view import Away, away_of, kept_rows, left_words, row_of
+from node.region_check import RegionCheck
 from node.region_copy import COPY, JOINER, OWNER
 from node.roles import BY_DELTA, BY_FULL, BY_LOG, BY_NOTHING
 from volume.virtual_volume import VirtualVolume
@@ -78,6 +82,7 @@ class OperatorView:
         self._target = target
         self._stop = stop
         self._away: tuple[tuple[int, int], Away] | None = None  # (catalog version, live) and answer
+        self._check = RegionCheck(node)
 
     # ------------------------------------------------------------------ cluster
 
@@ -423,6 +428,18 @@ class OperatorView:
             resident_bytes=_resident_bytes(),
             cpu_ms_total=int((usage.ru_utime + usage.ru_stime) * 1000),
         )
+
+    async def check_catalog(self, *, with_bytes: bool) -> CatalogCopy:
+        """The catalog of this node."""
+        return self._check.catalog(with_bytes=with_bytes)
+
+    async def check_regions(self, first: int, count: int) -> HeldRows:
+        """What this node keeps."""
+        return self._check.regions(first, count)
+
+    async def check_digest(self, volume: int, region: int) -> RegionDigest:
+        """Of the bytes of one region."""
+        return await self._check.digest(volume, region)
 
     async def wait_ready(self) -> None:
         """Until this node serves hosts."""

@@ -131,6 +131,10 @@ class RegionStore:
     def __contains__(self, key: Key) -> bool:
         return key in self.regions
 
+    def keys(self) -> list[Key]:
+        """Regions that this node keeps, in no order."""
+        return list(self.regions)
+
     def open_region(self, key: Key, place: RegionPlace, *, complete: bool = True) -> None:
         """The catalog gives this node a copy. One that recovery has found stays as it is.
 

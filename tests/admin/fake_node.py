@@ -144,6 +144,17 @@ class FakeView:
             "resident_bytes": 50 << 20, "cpu_ms_total": 30,
         }  # fmt: skip
 
+    async def check_catalog(self, *, with_bytes: bool) -> Any:
+        self._fail()
+        return {"node": self.node, "version": 17, "digest": 99, "catalog": "" * with_bytes}
+
+    async def check_regions(self, first: int, count: int) -> Any:
+        self._fail()
+        return {"node": self.node, "version": 17, "total": 0, "rows": []}
+
+    async def check_digest(self, volume: int, region: int) -> Any:
+        raise NotFound(f"n{self.node} has no complete copy of region {region}")
+
     async def wait_ready(self) -> None:
         await self.ready.wait()
 

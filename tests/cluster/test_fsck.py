@@ -88,8 +88,12 @@ def test_an_ld_region_with_two_users_names_both_and_the_chunklet() -> None:
 
 def test_an_ld_region_without_a_user_is_a_leak() -> None:
     catalog = catalog_with_volumes()
-    node, ld, _ = place_of(catalog, 1, 0)
-    disk = catalog.volume_manager.logical_disk(node, ld)
+    node, ld, disk = next(
+        (node, number, ld)
+        for node, storage in sorted(catalog.volume_manager.nodes.items())
+        for number, ld in sorted(storage.lds.items())
+        if ld.free_regions
+    )
     disk.take(disk.free_indices(1))
     finding = only(check_catalog(catalog))
     assert finding.rule == "I14"
