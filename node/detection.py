@@ -137,6 +137,11 @@ class Detection:
                 core.duties.report(core.self_id, report, now_ns)
             elif core.leader_id not in (NOBODY, peer):
                 core.effects.append(Send(core.leader_id, report))
+            else:
+                # The leader may be the one that is silent, and hear us all the same.
+                for other in sorted(self.links):
+                    if self.links[other]:
+                        core.effects.append(Send(other, report))
 
     def on_report(self, peer: int, report: wire.ReportDown, now_ns: int) -> None:
         """Somebody hears nothing of a node: a matter for the leader."""

@@ -39,6 +39,16 @@ class Witness(NamedTuple):
     incarnation: int
 
 
+class HandOver(NamedTuple):
+    """Somebody else is to lead: this leader and another node do not hear each other, and a node
+    that the leader does not reach learns nothing of the catalog any more."""
+
+    to: int
+
+
+Verdict = NodeDown | CutPair | HandOver
+
+
 class Leader:
     """Duties of the leader; idle state is kept by every node and begins anew with each term."""
 
@@ -99,36 +109,61 @@ class Leader:
         if not witnesses:
             del self._reports[key]
             return
-        verdict = self._verdict(about, incarnation, witnesses, now_ns)
-        if verdict is None or now_ns - self._proposed.get(verdict, -REPROPOSE_NS) < REPROPOSE_NS:
+        for verdict in self._verdicts(about, incarnation, witnesses, now_ns):
+            if now_ns - self._proposed.get(verdict, -REPROPOSE_NS) >= REPROPOSE_NS:
+                self._proposed[verdict] = now_ns
+                self._act_on(verdict, now_ns)
+
+    def _act_on(self, verdict: Verdict, now_ns: int) -> None:
+        core = self._core
+        if isinstance(verdict, HandOver):
+            core.effects.append(Note("leader.hands_over", to=verdict.to))
+            core.agreement.step(rt.TransferLeadership(NodeId(verdict.to)), now_ns)
             return
-        self._proposed[verdict] = now_ns
         if isinstance(verdict, NodeDown):
             core.effects.append(Note("node.declared_down", node=verdict.node))
         else:
             core.effects.append(Note("pair.cut", reporter=verdict.reporter, about=verdict.about))
         core.propose(encode(verdict), None, now_ns, repeatable=True)
 
-    def _verdict(
+    def _verdicts(
         self, about: int, incarnation: int, witnesses: dict[int, Witness], now_ns: int
-    ) -> NodeDown | CutPair | None:
+    ) -> list[Verdict]:
         """Down when the leader and another node hear nothing of it, or when nobody is left who
-        could; a cut pair when a silence lasts between two that others hear."""
+        could. A cut pair when a silence lasts between two that others hear; if the leader is one of
+        them, another node leads first, and only when there is none who hears all, the other one is
+        down."""
         core = self._core
         leader = core.self_id
-        others = [reporter for reporter in sorted(witnesses) if reporter != leader]
-        oldest_ns = now_ns - min(witness.first_ns for witness in witnesses.values())
         if leader in witnesses:
             # With only these two left there is no second witness to wait for.
-            if others or len(core.catalog.up_nodes()) <= 2:
-                return NodeDown(about, incarnation)
-            if oldest_ns < ALONE_NS:
-                return None
-            return CutPair(leader, core.incarnation, about, incarnation)
-        if oldest_ns < CUT_NS:
-            return None
-        reporter = others[0]
-        return CutPair(reporter, witnesses[reporter].incarnation, about, incarnation)
+            if len(witnesses) > 1 or len(core.catalog.up_nodes()) <= 2:
+                return [NodeDown(about, incarnation)]
+            if now_ns - witnesses[leader].first_ns < ALONE_NS:
+                return []
+            return [self._hand_over() or NodeDown(about, incarnation)]
+        lasting = {
+            reporter: witnesses[reporter].incarnation
+            for reporter in sorted(witnesses)
+            if now_ns - witnesses[reporter].first_ns >= CUT_NS
+        }
+        if about != leader:
+            return [CutPair(other, life, about, incarnation) for other, life in lasting.items()]
+        successor = self._hand_over() if lasting else None
+        if successor is not None:
+            return [successor]
+        return [NodeDown(other, life) for other, life in lasting.items()]
+
+    def _hand_over(self) -> HandOver | None:
+        """To the first voter of whom nobody complains, and who complains of nobody."""
+        core = self._core
+        troubled = {about for about, _ in self._reports}
+        troubled.update(reporter for each in self._reports.values() for reporter in each)
+        for node in sorted(core.raft.members.voters):
+            fit = node in core.catalog.up_nodes() and core.has_link(node)
+            if fit and node != core.self_id and node not in troubled:
+                return HandOver(node)
+        return None
 
     def _keep_voters(self, now_ns: int) -> None:
         """One change at a time: who is down leaves the voters, who is up comes back as a learner

@@ -26,6 +26,16 @@ class FakeRaft:
 
 
 @dataclass
+class FakeAgreement:
+    """Takes what it is told."""
+
+    events: list[object] = field(default_factory=list)
+
+    def step(self, event: object, now_ns: int) -> None:
+        self.events.append(event)
+
+
+@dataclass
 class FakeCore:
     """n0, which leads; what it proposed and changed is kept."""
 
@@ -40,6 +50,7 @@ class FakeCore:
     changes: list[object] = field(default_factory=list)
     links: frozenset[int] = frozenset(range(8))
     flapping: Flapping = field(default_factory=lambda: Flapping(FlapPolicy(flaps_max=2)))
+    agreement: FakeAgreement = field(default_factory=FakeAgreement)
 
     def propose(self, entry: bytes, token: object, now_ns: int, repeatable: bool = False) -> None:
         self.proposed.append(log.decode(entry))
@@ -83,10 +94,46 @@ def test_a_node_that_only_the_leader_does_not_hear_is_not_down_at_once(core: Fak
     assert core.proposed == []
 
 
-def test_a_node_that_only_the_leader_does_not_hear_is_cut_from_it(core: FakeCore) -> None:
+def test_when_only_the_leader_does_not_hear_a_node_another_is_to_lead(core: FakeCore) -> None:
+    """It would learn nothing of the catalog while this one leads."""
     leader = leader_of(core)
     keep_accusing(leader, 5, 0, ALONE_NS)
-    assert core.proposed == [log.CutPair(0, 10, 5, 15)]
+    assert core.proposed == []
+    assert core.agreement.events == [rt.TransferLeadership(NodeId(1))]
+
+
+def test_when_a_node_does_not_hear_the_leader_another_is_to_lead(core: FakeCore) -> None:
+    leader = leader_of(core)
+    keep_accusing(leader, 0, 5, CUT_NS - 1)
+    assert core.agreement.events == []
+    accuse(leader, 0, by=5, at_ns=CUT_NS)
+    assert core.agreement.events == [rt.TransferLeadership(NodeId(1))]
+    assert core.proposed == []
+
+
+def test_who_complains_or_is_complained_of_is_not_to_lead(core: FakeCore) -> None:
+    leader = leader_of(core)
+    for at_ns in range(0, ALONE_NS + 1, 100 * NS_PER_MS):
+        accuse(leader, 5, by=0, at_ns=at_ns)
+        accuse(leader, 1, by=2, at_ns=at_ns)
+    assert core.agreement.events == [rt.TransferLeadership(NodeId(3))]
+
+
+def test_a_node_out_of_the_leaders_reach_is_down_when_nobody_else_could_lead(
+    core: FakeCore,
+) -> None:
+    core.links = frozenset()
+    leader = leader_of(core)
+    keep_accusing(leader, 0, 5, CUT_NS)
+    assert core.proposed == [log.NodeDown(5, 15)]
+
+
+def test_everyone_that_lastingly_misses_a_node_is_cut_from_it(core: FakeCore) -> None:
+    leader = leader_of(core)
+    for at_ns in range(0, CUT_NS + 1, 100 * NS_PER_MS):
+        accuse(leader, 5, by=2, at_ns=at_ns)
+        accuse(leader, 5, by=3, at_ns=at_ns)
+    assert core.proposed == [log.CutPair(2, 12, 5, 15), log.CutPair(3, 13, 5, 15)]
 
 
 def test_a_node_that_the_leader_hears_is_cut_from_its_accuser_after_a_while(
