@@ -183,6 +183,15 @@ class Host:
         """Operations that are under way or to be sent again."""
         return len(self._pending)
 
+    def left(self) -> list[str]:
+        """What is under way or waits, for people: kind, place and attempt of each."""
+        operations = [*(each.operation for each in self._pending.values()), *self._waiting]
+        return [
+            f"#{each.number} {each.kind.name.lower()} {each.length} bytes at {each.offset} of"
+            f" volume {each.volume}, attempt {each.attempt}"
+            for each in operations
+        ]
+
     @property
     def finished(self) -> bool:
         """Nothing is under way and nothing new will come."""

@@ -22,7 +22,8 @@ from admin.spawn import pause, start_alone
 from admin.up import Up
 from base.errors import StorageError
 from base.units import GiB, MiB
-from node.config import default_cluster, render
+from node.config import ClusterConfig, default_cluster, render
+from scenario.links import Links
 
 WAIT_SECONDS = 120  # generous: what is waited for takes well under a second on an idle machine
 
@@ -46,11 +47,26 @@ def free_base_port() -> int:
     raise AssertionError("no free ports")
 
 
-def write_config(path: Path, nodes: int = 8, **sections: Any) -> Path:
+def small_config(nodes: int = 8, **sections: Any) -> ClusterConfig:
     """A configuration for small disks; sections replace those of SMALL key by key."""
     merged = {key: {**SMALL.get(key, {}), **sections.get(key, {})} for key in {**SMALL, **sections}}
-    path.write_text(render(default_cluster(nodes, free_base_port(), **merged)))
+    return default_cluster(nodes, free_base_port(), **merged)
+
+
+def write_config(path: Path, nodes: int = 8, **sections: Any) -> Path:
+    """The same as a file."""
+    path.write_text(render(small_config(nodes, **sections)))
     return path
+
+
+def relayed(config: ClusterConfig) -> tuple[ClusterConfig, Links]:
+    """A relay, and the configuration that leads every link between nodes through it."""
+    links = Links({node.id: (node.host, node.mesh_port) for node in config.nodes})
+    nodes = [
+        node.model_copy(update={"peer_addresses": links.addresses(node.id)})
+        for node in config.nodes
+    ]
+    return config.model_copy(update={"nodes": tuple(nodes)}), links
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
@@ -72,15 +88,29 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = WAIT_SE
 class LiveCluster:
     """Started when made."""
 
-    def __init__(self, directory: Path, *, entry: str | None = None, **sections: Any) -> None:
-        """entry: another function to run as a node, as `module:function`."""
+    def __init__(
+        self, directory: Path, *, entry: str | None = None, relay: bool = False, **sections: Any
+    ) -> None:
+        """entry: another function to run as a node, as `module:function`. relay: `links` are in the
+        hands of the test."""
         self.directory = directory
         self._entry = entry
-        self._config = write_config(directory.with_name(directory.name + ".yaml"), **sections)
+        self._config = directory.with_name(directory.name + ".yaml")
+        config = small_config(**sections)
+        self._relay: Links | None = None
+        if relay:
+            config, self._relay = relayed(config)
+        self._config.write_text(render(config))
         self.up: Up
         self.expected_errors: set[str] = set()  # events at level error that the test provokes
         self._open = False
         self.start()
+
+    @property
+    def links(self) -> Links:
+        """Between nodes, when the cluster was made with `relay`."""
+        assert self._relay is not None
+        return self._relay
 
     # ------------------------------------------------------------------ the processes
 
@@ -188,9 +218,14 @@ class LiveCluster:
                 f"n{number} to count {count} nodes",
             )
 
-    def owners(self, volume: str) -> list[int]:
-        """Of each region."""
-        return [row["owner"] for row in self.client.regions(volume, 0, 4096)]
+    def owners(self, volume: str, at: int | None = None) -> list[int]:
+        """Of each region, as that node sees it, or any that answers."""
+        if at is None:
+            rows = self.client.regions(volume, 0, 4096)
+        else:
+            path = f"/v1/volumes/{volume}/regions"
+            rows = self.client.clients[at].call("GET", path, first=0, count=4096)
+        return [row["owner"] for row in rows]
 
     def busiest(self, volume: str, among: set[int] | None = None) -> int:
         """The node that owns most regions; of equals the first."""
@@ -238,6 +273,8 @@ class LiveCluster:
     def close(self) -> None:
         """Stop everything; AssertionError when a node did not stop or logged an error."""
         killed = self.stop()
+        if self._relay is not None:
+            self._relay.close()
         left = {n.node: pid for n in self.up.cluster.nodes if (pid := node_pid(n)) is not None}
         for pid in left.values():
             os.kill(pid, signal.SIGKILL)

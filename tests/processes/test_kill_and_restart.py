@@ -89,42 +89,6 @@ def test_a_returned_node_is_of_use_when_the_others_die(cluster: LiveCluster) -> 
     assert set(cluster.owners("v")) <= {0, 6, 7}
 
 
-def test_all_nodes_killed_at_once_keep_every_acknowledged_write(cluster: LiveCluster) -> None:
-    cluster.create("v", SIZE)
-    host = CheckedHost(cluster.addresses(), "v", SIZE, give_up_seconds=200)
-
-    def story() -> None:
-        pause(2)
-        for number in cluster.alive():
-            cluster.signal(number)
-        for number in range(8):
-            cluster.start_node(number)
-        for number in range(8):
-            cluster.wait_ready(number)
-        cluster.wait_whole()
-        pause(1)
-
-    run(host, cluster, story)
-
-
-def test_a_paused_owner_answers_nothing_stale_and_comes_back(cluster: LiveCluster) -> None:
-    cluster.create("v", SIZE)
-    victim = cluster.busiest("v")
-
-    def story() -> None:
-        pause(1)
-        cluster.signal(victim, signal.SIGSTOP)
-        pause(3)
-        cluster.signal(victim, signal.SIGCONT)
-        cluster.wait_members(8)
-        cluster.wait_ready(victim)
-        cluster.wait_whole()
-        pause(1)
-
-    # The path of the host is another node: it sees the stall only.
-    run(CheckedHost(cluster.addresses((victim + 1) % 8), "v", SIZE), cluster, story)
-
-
 def test_a_node_told_to_stop_leaves_and_returns_without_an_error(cluster: LiveCluster) -> None:
     cluster.create("v", SIZE)
     victim = cluster.busiest("v")
