@@ -117,7 +117,7 @@ class Leader:
     def _act_on(self, verdict: Verdict, now_ns: int) -> None:
         core = self._core
         if isinstance(verdict, HandOver):
-            core.effects.append(Note("leader.hands_over", to=verdict.to))
+            core.effects.append(Note("leader.handed_over", to=verdict.to))
             core.agreement.step(rt.TransferLeadership(NodeId(verdict.to)), now_ns)
             return
         if isinstance(verdict, NodeDown):
