@@ -143,6 +143,13 @@ class DeviceFailed(StorageError):
     code = "device"
 
 
+class MediaError(StorageError):
+    """No copy has right bytes of a page any more; the text names volume, region and page."""
+
+    definite = True
+    code = "media"
+
+
 class Stopping(StorageError):
     """The node is stopping and takes no new work."""
 
@@ -168,8 +175,8 @@ BY_CODE: dict[str, type[StorageError]] = {
     leaf.code: leaf
     for leaf in (
         StorageError, RequestTimeout, LinkLost, NotConnected, Overloaded, NoQuorum, NoSpace,
-        InvalidRequest, NotFound, AlreadyExists, ConfigError, DeviceFailed, Stopping, AccessDenied,
-        RemoteProtocolError,
+        InvalidRequest, NotFound, AlreadyExists, ConfigError, DeviceFailed, MediaError, Stopping,
+        AccessDenied, RemoteProtocolError,
     )
 }  # fmt: skip
 

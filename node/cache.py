@@ -47,13 +47,17 @@ class Page:
     """One dirty page. `oldest`: lsn of the first record in it. `since` and `newest`: the cache's
     stamp when the first and the last one were applied.
 
-    While `sealed` is set, `redirty` is the first record that came after the sealing. `live` ends
-    when the page leaves the cache: queues may still hold it.
+    While `sealed` is set, `redirty` is the first record that came after the sealing, and
+    `rewritten` the sectors that such records wrote. `live` ends when the page leaves the cache:
+    queues may still hold it.
+
+    mask: of the sectors that entries of the journal from `oldest` on give back after a crash. Only
+    blocks of which that are all may go to disk: what it then holds, a replay makes again whole.
     """
 
     __slots__ = (
         "born_ns", "data", "failed", "index", "live", "mask", "newest", "oldest", "queued",
-        "redirty", "region", "sealed", "since",
+        "redirty", "region", "rewritten", "sealed", "since",
     )  # fmt: skip
 
     def __init__(self, region: RegionPages, index: int, data: bytearray, lsn: int, now: int):
@@ -66,6 +70,7 @@ class Page:
         self.born_ns = now
         self.sealed: Sealed | None = None
         self.redirty = NO_LSN
+        self.rewritten = 0
         self.live = True
         self.queued = True  # new_page puts it there
         self.failed = 0  # when its destage failed last, among all failures
@@ -95,7 +100,7 @@ class Cache:
     __slots__ = (
         "_failures", "_paused", "_peak", "_pool", "_pool_bytes", "_queue", "_sealed", "changed",
         "destaged", "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "noted", "now_ns",
-        "pages", "sealed_count", "stamp",
+        "pages", "replaying", "sealed_count", "stamp",
     )  # fmt: skip
 
     def __init__(self, *, low_bytes: int, high_bytes: int, max_bytes: int) -> None:
@@ -115,6 +120,7 @@ class Cache:
         self._sealed: deque[Page] = deque()
         self._paused: dict[tuple[int, int], RegionPages] = {}
         self._failures = 0
+        self.replaying = False  # the journal is being replayed
         self._pool: dict[int, list[bytearray]] = {}  # by page size
         self._pool_bytes = 0
 
@@ -186,6 +192,11 @@ class Cache:
                     yield page
 
     # -- what to destage next
+
+    @property
+    def is_paused(self) -> bool:
+        """Some region is left alone until `resume`."""
+        return bool(self._paused)
 
     @property
     def oldest_born_ns(self) -> int | None:
@@ -288,9 +299,32 @@ class Cache:
         assert page.sealed is None
         page.sealed = Sealed(bytes(page.data), page.mask, page.oldest, page.newest)
         page.redirty = NO_LSN
+        page.rewritten = 0
         self._sealed.append(page)
         self.sealed_count += 1
         return page.sealed
+
+    def reseal(self, page: Page, data: bytes, mask: int) -> None:
+        """Its sealed copy has more sectors now, and waits for the note of this stamp."""
+        sealed = page.sealed
+        assert sealed is not None
+        page.sealed = Sealed(data, mask, sealed.oldest, self.stamp)
+        self._sealed.remove(page)
+        self._sealed.append(page)
+
+    def postpone(self, page: Page) -> None:
+        """Its sealed copy cannot go to disk yet: others first."""
+        self._sealed.remove(page)
+        self._sealed.append(page)
+
+    def unseal(self, page: Page) -> None:
+        """Give up its sealed copy, none of which is on its way to a disk: the page has it all."""
+        if page in self._sealed:
+            self._sealed.remove(page)
+        page.sealed = None
+        page.redirty = NO_LSN
+        page.rewritten = 0
+        self._enqueue(page)
 
     def finish(self, page: Page) -> None:
         """The page, or its sealed copy, is on all its disks."""
@@ -299,11 +333,12 @@ class Cache:
         self.destaged += 1
         page.region.page_destaged(page.index)
         if page.sealed is not None and page.redirty != NO_LSN:
-            # Which sectors changed since is not known: keep them all, they are the newest anyway.
+            page.mask = page.rewritten
             page.oldest = page.redirty
             page.since = self.stamp
             page.sealed = None
             page.redirty = NO_LSN
+            page.rewritten = 0
             page.born_ns = self.now_ns
             self._enqueue(page)
             return

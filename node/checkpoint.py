@@ -5,8 +5,8 @@ failed disks, number of regions], then an entry per region, each behind its leng
 slot whose CRCs are right counts. The other one is written next, so a crash in the middle of it
 leaves the newest. An entry is msgpack [volume, region, session, epoch, committed, committed epoch,
 clients, bitmap of pages on disk, last record applied, page seqs as of that record (two bytes a
-page, `node.page_seqs`), since, bitmap of suspects]; session: 0 complete, > 0 a joiner's, -1
-incomplete; since, suspects: of `node.stored_region`, when incomplete.
+page, `node.page_seqs`), since, bitmap of suspects, checksums (`node.page_checksums`)]; session: 0
+complete, > 0 a joiner's, -1 incomplete; since, suspects: of `node.stored_region`, when incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from node.journal_format import Lives
 from node.page_seqs import SEQ_BYTES, bitmap_bytes
 
 MAGIC: Final = 0x0C8EC401
-FORMAT: Final = 2
+FORMAT: Final = 3
+SUM_BYTES: Final = 16  # checksums of the blocks of a page of 16 KiB
 COMPLETE: Final = 0
 INCOMPLETE: Final = -1
 
@@ -53,7 +54,8 @@ class RegionState:
 @dataclass(frozen=True, slots=True)
 class RegionEntry:
     """One region of a checkpoint. bitmap: pages that are on disk; empty when none is. seqs: packed
-    as of the record `applied`; empty when no page was ever touched."""
+    as of the record `applied`; empty when no page was ever touched. sums: as BlockSums packs them.
+    """
 
     session: int = COMPLETE
     state: RegionState = RegionState()
@@ -62,6 +64,7 @@ class RegionEntry:
     seqs: bytes = b""
     since: tuple[int, int] = (0, 0)
     suspect: bytes = b""
+    sums: bytes = b""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ def pack_region(key: Key, entry: RegionEntry) -> bytes:
         (
             key[0], key[1], entry.session, state.epoch, state.committed, state.committed_epoch,
             state.clients, entry.bitmap, entry.applied, entry.seqs, entry.since, entry.suspect,
+            entry.sums,
         )
     )  # fmt: skip
     return _CRC.pack(len(packed)) + packed
@@ -195,7 +199,7 @@ class CheckpointSlots:
 
 
 def checkpoint_bytes(regions_max: int, region_pages: int) -> int:
-    """A device size that holds two checkpoints of that many regions, client tables of ordinary size
-    included."""
-    pages_bytes = 2 * bitmap_bytes(region_pages) + SEQ_BYTES * region_pages
+    """A device size that holds two checkpoints of that many regions of pages of 16 KiB, client
+    tables of ordinary size included."""
+    pages_bytes = 3 * bitmap_bytes(region_pages) + (SEQ_BYTES + SUM_BYTES) * region_pages
     return 2 * (HEADER_BYTES + 4096 + regions_max * (512 + pages_bytes))

@@ -64,7 +64,7 @@ from volume.physical_disk import NodeInventory
 log = structlog.get_logger()
 
 CONSENSUS_BYTES: Final = 256 * MiB  # sparse: two halves, each with room for the largest catalog
-CHECKPOINT_BYTES: Final = 256 * MiB  # sparse: two slots
+CHECKPOINT_BYTES: Final = 1024 * MiB  # sparse: two slots, each for 512 GiB of data
 VOTERS_FIVE: Final = 5
 FORMED_MARK: Final = "formed"  # in the cluster directory: there is a cluster to come back to
 

@@ -1,23 +1,29 @@
 """shell: writes dirty pages to the disks, oldest first, a bounded amount in one turn of the loop.
 
 One group of pages is on its way at a time, so two versions of a page can never overtake each other.
+
+Only whole blocks are written. Of a block that hosts wrote in part the rest is read, checked, and
+noted in the journal first: so after a crash every block that may have been on its way is made again
+whole, and a checksum that does not fit is damage and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from base.clock import Clock
-from base.errors import DeviceFailed, NoSpace, StorageError
-from base.units import NS_PER_MS, KiB
+from base.errors import DeviceFailed, MediaError, NoSpace, StorageError
+from base.units import BLOCK_BYTES, NS_PER_MS, KiB
+from node.block_reader import BlockReader
 from node.cache import Cache, Page, contents, mask_runs
 from node.disk_shelf import DiskShelf
 from node.journal import Journal
-from node.journal_format import CommitNote
+from node.journal_format import CommitNote, FillNote
+from node.page_checksums import BLOCK_SHIFT, partial_blocks, put_sectors, take_sectors
 from node.region_pages import RegionPages
 
 log = structlog.get_logger()
@@ -43,16 +49,18 @@ class Destager:
     """Keeps the cache below its marks. `take_points`: commit points that changed since the last
     call, for a note in the journal; `has_points`: there are some. `on_region_error(key, error)`:
     dirty pages of the region cannot be written to any member of its disks; they stay dirty and are
-    tried again."""
+    tried again. checkpoint: take one; awaited only when the journal has no room for a note."""
 
     def __init__(
         self,
         cache: Cache,
         shelf: DiskShelf,
+        blocks: BlockReader,
         journal: Journal,
         clock: Clock,
         pace: DestagePace,
         *,
+        checkpoint: Callable[[], Awaitable[None]],
         take_points: Callable[[], tuple[tuple[int, int, int, int, int], ...]],
         has_points: Callable[[], bool],
         on_region_error: Callable[[tuple[int, int], StorageError], None] | None,
@@ -60,6 +68,8 @@ class Destager:
     ) -> None:
         self._cache = cache
         self._shelf = shelf
+        self._blocks = blocks
+        self._checkpoint = checkpoint
         self._journal = journal
         self._clock = clock
         self._pace = pace
@@ -74,6 +84,9 @@ class Destager:
         self._turn_lock = asyncio.Lock()
         self.errors = 0
         self.syncs = 0
+        self._fill_stamp = 0  # when a page was completed last
+        self.fill_lsn = -1  # of the newest note about the rest of a block
+        self.filled = 0  # pages of which a part of a block was read before they went to disk
 
     def kick(self) -> None:
         """There is something to do: do not sleep on."""
@@ -125,8 +138,8 @@ class Destager:
             return
         if self._journal.is_full:
             return  # a note would wait for room that only a checkpoint can make; it notes as well
-        if not self._has_points():
-            return  # all that was applied is noted already
+        if not self._has_points() and self._fill_stamp <= self._cache.noted:
+            return  # all that was applied is noted already, and what was read to complete blocks
         self._sync_asked = True
         self._last_sync_ns = now
         self.syncs += 1
@@ -153,6 +166,11 @@ class Destager:
         self._cache.noted = max(self._cache.noted, stamp)
         self.kick()
 
+    @property
+    def progress(self) -> int:
+        """Grows with every page that went to disk or on its way there."""
+        return self._cache.destaged + self.filled + self._cache.sealed_count
+
     def hold(self) -> asyncio.Lock:
         """While it is held, no page is on its way to a disk."""
         return self._turn_lock
@@ -174,16 +192,21 @@ class Destager:
                 break
             pages += len(group)
             size += len(group) * group[0].region.page_bytes
-            await self._destage(group)
+            if not await self._destage(group):
+                more = False
+                break
         if not had_room and cache.dirty_bytes < cache.max_bytes and self.on_room is not None:
             self.on_room()
         return more
 
-    async def _destage(self, group: list[Page]) -> None:
+    async def _destage(self, group: list[Page]) -> bool:
+        """False: it has to wait for something, and so should the rest."""
         try:
+            if len(group) == 1 and partial_blocks(contents(group[0])[1]):
+                return await self._fill(group[0])
             if not self._write_now(group):
                 await self._write(group)
-        except (DeviceFailed, NoSpace) as error:
+        except (DeviceFailed, MediaError, NoSpace) as error:
             self.errors += 1
             region = group[0].region
             key = region.key
@@ -193,10 +216,62 @@ class Destager:
             log.warning("region.destage_failed", volume=key[0], region=key[1], error=str(error))
             if self.on_region_error is not None:
                 self.on_region_error(key, error)
-            return
+            return True
         finish = self._cache.finish
         for page in group:
+            if page.live:
+                data, mask = contents(page)
+                page.region.sums.wrote(page.index * page.region.page_bytes, data, mask)
             finish(page)
+        return True
+
+    async def _fill(self, page: Page) -> bool:
+        """Complete the blocks of which a page has a part. It goes to disk in a later turn: when the
+        note of what was read is synced, or after a checkpoint that expects nothing of them. False:
+        a record of those blocks is in the journal and not applied yet.
+        """
+        region = page.region
+        page_bytes = region.page_bytes
+        page_block = page.index * page_bytes >> BLOCK_SHIFT
+        # Sealed it is in a queue, and holds back the trim point while disks take their time.
+        sealed = page.sealed or self._cache.seal(page)
+        wanted = partial_blocks(sealed.mask)
+        whole = memoryview(bytearray(page_bytes))
+        for start, count in mask_runs(wanted):
+            for at in range(start, start + count, BLOCK_BYTES):
+                part = whole[at : at + BLOCK_BYTES]
+                await self._blocks.right_block(region, page_block + (at >> BLOCK_SHIFT), part)
+        if page.sealed is not sealed or not page.live:
+            return True
+        # The note must say what all records before it have left: else a replay would put old bytes
+        # over theirs. So nothing that is still to be applied, and nothing that came after sealing.
+        missing = wanted & ~page.mask
+        room = self._journal.has_room(page_bytes)
+        if room and missing and region.has_pending(page.index, wanted):
+            self._cache.postpone(page)
+            return False
+        self.filled += 1
+        if room and missing:
+            self._note(page, missing, take_sectors(whole, missing))
+        elif missing:
+            # It has no room before pages go to disk, and what is still to be applied may wait for
+            # that room: then the checkpoint must know that a crash may tear these blocks.
+            region.sums.forget(page.index * page_bytes, missing)
+            self._cache.changed[region.key] = None
+            await self._checkpoint()
+        if region.dirty.get(page.index) is page:
+            missing = wanted & ~sealed.mask
+            merged = bytearray(sealed.data)
+            put_sectors(merged, missing, take_sectors(whole, missing))
+            self._cache.reseal(page, bytes(merged), sealed.mask | missing)
+            self._fill_stamp = self._cache.stamp
+        return True
+
+    def _note(self, page: Page, missing: int, sectors: bytes) -> None:
+        """Journal what was read."""
+        mask = missing.to_bytes((missing.bit_length() + 7) // 8, "little")
+        note = FillNote(*page.region.key, page.index, False, mask, sectors)
+        self.fill_lsn = self._journal.append_note(note)
 
     def _go_on(self, region: RegionPages) -> None:
         self._cache.resume(region)

@@ -126,6 +126,11 @@ class DiskShelf:
                 self._report(extent.disk, error, failed=False)
                 await self._read_elsewhere(plans, offset + extent.start, part, extent.disk, error)
 
+    async def read_first(self, plans: ExtentPlans, offset: int, into: memoryview) -> None:
+        """As `read`, from the members that it would ask first only: an error is for the caller."""
+        for extent in plans.plan_read(offset, len(into), self._ok):
+            await self._read_part(extent, into[extent.start : extent.start + extent.length])
+
     async def _read_part(self, extent: DiskExtent, part: memoryview) -> None:
         device = self._devices[extent.disk]
         if not device.read_now(extent.offset, part):
@@ -212,6 +217,33 @@ class DiskShelf:
         if not device.write_now(offset, (part,)):
             await device.write(offset, (part,))
         self._unsynced[disk] = True  # after the write: a sync that ran meanwhile did not cover it
+
+    # -- one member, for those who look at each
+
+    def members(self, plans: ExtentPlans, offset: int, length: int) -> list[DiskExtent]:
+        """The places of a piece that lies on one member of each mirror: those that answer now and
+        have missed no write."""
+        found = []
+        for extent in plans.plan_write(offset, length):
+            assert extent.length == length, "a piece of more than one step"
+            if self._ok is None or self._ok[extent.disk]:
+                found.append(extent)
+        return found
+
+    async def read_member(self, extent: DiskExtent, into: memoryview) -> None:
+        """From this disk and no other. DeviceFailed."""
+        await self._read_part(extent, into)
+
+    async def write_member(self, extent: DiskExtent, data: memoryview) -> None:
+        """To this disk only, what the others have. One that does not take it leaves its mirrors.
+        DeviceFailed, NoSpace."""
+        try:
+            await self._write_part(extent.disk, extent.offset, data)
+        except DeviceFailed as error:
+            self._failed[extent.disk] = True
+            self._report(extent.disk, error, failed=True)
+            self.refresh()
+            raise
 
     def discard(self, plans: ExtentPlans, offset: int, length: int) -> None:
         """The bytes are not needed any more. A hint: errors do not matter."""

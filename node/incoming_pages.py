@@ -42,6 +42,7 @@ class IncomingPages:
             region.clear()
             wanted = np.ones(region.pages, dtype=np.bool_)
         region.begin_transfer(note.bitmap, wanted)
+        region.sums.forget_pages(wanted)
         region.session = note.session
         region.since, region.suspect = note.since, note.suspect
         region.applied_seq, region.applied_epoch = note.base_seq, note.base_epoch
@@ -92,17 +93,21 @@ class IncomingPages:
             mask = region.untouched(index)
             if not mask:
                 continue
-            page = data[number * page_bytes : (number + 1) * page_bytes]
+            page, mask = region.received(
+                index, data[number * page_bytes : (number + 1) * page_bytes], mask
+            )
+            whole = memoryview(page)
             at = region.base + index * page_bytes
             region.transferring[index] = None
             try:
                 for start, count in mask_runs(mask):
-                    part = (page[start : start + count],)
+                    part = (whole[start : start + count],)
                     if not shelf.write_now(region.plans, at + start, part):
                         await shelf.write(region.plans, at + start, part)
                         self._session(region.key, session)
             finally:
                 del region.transferring[index]
+            region.sums.wrote(index * page_bytes, page, mask)
             region.page_received(index, seqs[number] if seqs else region.applied_seq)
         self._store.cache.changed[region.key] = None
 
@@ -133,8 +138,9 @@ class IncomingPages:
             _, stamp = store.destager.append_note()
             applied = region.applied_seq
             note = TransferDoneNote(
-                key[0], key[1], session, applied, pack_seqs(region.seqs, applied)
-            )
+                key[0], key[1], session, applied, pack_seqs(region.seqs, applied),
+                region.sums.pack(),
+            )  # fmt: skip
             store.done[key] = store.journal.append_note(note)
             await store.journal.synced()
             store.destager.noted(stamp)

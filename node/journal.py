@@ -35,6 +35,7 @@ BATCH_BYTES_MAX: Final = 4 * MiB  # of one write
 WINDOW_BYTES: Final = 4 * MiB  # read at once at recovery
 NO_SPACE_RETRY_S: Final = 0.5
 CROWDED_PERCENT: Final = 75
+ROOM_LEFT: Final = 16  # part of the ring that notes about half blocks leave free
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,11 @@ class Journal:
         """Of the ring, entries that wait included; above 100 while some do."""
         return (self._next - self._trimmed) * 100 // self._capacity
 
+    def has_room(self, payload_bytes: int) -> bool:
+        """A note of that size would be written at once, and a little room be left."""
+        used = self._next + payload_bytes + ENTRY_BYTES - self._trimmed
+        return not self.is_full and used <= self._capacity - self._capacity // ROOM_LEFT
+
     def statistics(self) -> JournalStatistics:
         """A snapshot for people and metrics."""
         return JournalStatistics(
@@ -253,6 +259,10 @@ class Journal:
             try:
                 if not self._write_now(batch):
                     self._writing = True
+                    # From here on it must not grow: there was room for what it holds now.
+                    if batch is self._open:
+                        self._full.append(batch)
+                        self._open = _Batch(batch.end)
                     self._supervisor.start(self._write(batch), name="journal.write")
                     break
             except NoSpace:
@@ -281,10 +291,6 @@ class Journal:
         return all(self._device.write_now(offset, part) for offset, part in self._pieces(batch))
 
     async def _write(self, batch: _Batch) -> None:
-        # More may be appended meanwhile: what is on its way must not grow.
-        if batch is self._open:
-            self._full.append(batch)
-            self._open = _Batch(batch.end)
         try:
             for offset, part in self._pieces(batch):
                 await self._device.write(offset, part)

@@ -39,6 +39,10 @@ finds the end and the last reset of each region, the second applies.
 | TRANSFER_BEGIN since, without TRANSFER_DONE  | incomplete; pages beside the suspects and those   |
 |                                              | of OPERATIONs behind it are as `since` left them  |
 | REGION_DROPPED                               | reset: the region is not here                     |
+| FILL before a TRANSFER_BEGIN that brings its | ignored: what came later is on disk               |
+| page, or of an incomplete region             |                                                   |
+| FILL of a page that replayed records changed | gives the rest of its blocks                      |
+| FILL of another page                         | only if it was a repair; else it is on disk       |
 """
 
 from __future__ import annotations
@@ -62,6 +66,7 @@ TRUNCATE: Final = 3
 TRANSFER_BEGIN: Final = 4
 TRANSFER_DONE: Final = 5
 REGION_DROPPED: Final = 6
+FILL: Final = 9
 
 MAGIC: Final = 0x4A38E16F
 _HEAD = struct.Struct("<II")
@@ -122,13 +127,32 @@ class TransferBeginNote:
 @dataclass(frozen=True, slots=True)
 class TransferDoneNote:
     """All pages of the session are on disk and synced. seqs: the page seqs of the region, packed as
-    of the record `applied`; of what was received nothing else in the journal tells them."""
+    of the record `applied`; sums: the checksums of its blocks, as BlockSums packs them. Of what was
+    received nothing else in the journal tells either."""
 
     volume: int
     region: int
     session: int
     applied: int = 0
     seqs: bytes = b""
+    sums: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class FillNote:
+    """What those sectors of a page held when every earlier record of those blocks was applied.
+
+    Written before a block of which the cache has a part only is destaged whole: so that a replay
+    makes again whole whatever may have been on its way to the disk. mask: little endian, a bit for
+    each sector of the page. repaired: its disks had lost those sectors, and another node gave them.
+    """
+
+    volume: int
+    region: int
+    page: int
+    repaired: bool
+    mask: bytes
+    sectors: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +163,9 @@ class RegionDroppedNote:
     region: int
 
 
-Note = CommitNote | TruncateNote | TransferBeginNote | TransferDoneNote | RegionDroppedNote
+Note = (
+    CommitNote | TruncateNote | TransferBeginNote | TransferDoneNote | RegionDroppedNote | FillNote
+)
 
 _KIND_OF: Final[dict[type[Any], int]] = {
     CommitNote: COMMIT,
@@ -147,6 +173,7 @@ _KIND_OF: Final[dict[type[Any], int]] = {
     TransferBeginNote: TRANSFER_BEGIN,
     TransferDoneNote: TRANSFER_DONE,
     RegionDroppedNote: REGION_DROPPED,
+    FillNote: FILL,
 }
 
 
@@ -180,7 +207,11 @@ def pack_note(note: Note) -> tuple[int, bytes]:
             note.bitmap, note.clients, note.since, note.suspect,
         ]  # fmt: skip
     elif isinstance(note, TransferDoneNote):
-        values = [note.volume, note.region, note.session, note.applied, note.seqs]
+        values = [note.volume, note.region, note.session, note.applied, note.seqs, note.sums]
+    elif isinstance(note, FillNote):
+        values = [
+            note.volume, note.region, note.page, note.repaired, note.mask, note.sectors,
+        ]  # fmt: skip
     else:
         values = [note.volume, note.region]
     payload: bytes = msgpack.packb(values)
@@ -209,6 +240,8 @@ def unpack_note(entry: JournalEntry) -> Note:
             return TransferDoneNote(*values)
         if entry.kind == REGION_DROPPED:
             return RegionDroppedNote(*values)
+        if entry.kind == FILL:
+            return FillNote(*values)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"journal entry {entry.lsn}: {error}") from None
     raise RemoteProtocolError(f"journal entry {entry.lsn}: kind {entry.kind} is unknown")

@@ -18,12 +18,15 @@ from typing import Any, Final, NamedTuple
 
 from node.checkpoint import COMPLETE, Key, RegionEntry
 from node.journal_format import (
+    FILL,
     OPERATION,
     TRANSFER_BEGIN,
     TRANSFER_DONE,
     CommitNote,
+    FillNote,
     JournalEntry,
     Note,
+    RegionDroppedNote,
     TransferBeginNote,
     TransferDoneNote,
     TruncateNote,
@@ -71,6 +74,7 @@ class Action(Enum):
     MARK = 2  # the record may have been applied to a copy that never became complete
     TRANSFER = 3  # the transfer of the note begins; `done`: what it brought is on disk
     SEQS = 4  # it has ended, and these are the page seqs of the region: (as of, packed)
+    FILL = 5  # what the blocks of `fill` hold beside what the records before it wrote
 
 
 class Step(NamedTuple):
@@ -83,6 +87,7 @@ class Step(NamedTuple):
     done: bool = False
     later: tuple[TransferBeginNote, ...] = ()
     seqs: tuple[int, bytes] = (0, b"")
+    fill: FillNote | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +104,7 @@ class _Region:
     dropped: bool = False
     truncates: list[tuple[int, int]] = field(default_factory=list)  # (lsn, from_seq)
     since: tuple[int, int] = (0, 0)  # while incomplete
+    sums: bytes = b""  # of the blocks that no later entry makes again
     transfers: list[tuple[int, TransferBeginNote]] = field(default_factory=list)  # not of all pages
 
     def voids(self, lsn: int, seq: int) -> bool:
@@ -123,7 +129,7 @@ class Survey:
             state = entry.state
             self.regions[key] = _Region(
                 state.epoch, state.committed, state.committed_epoch, entry.session, state.clients,
-                since=entry.since,
+                since=entry.since, sums=entry.sums,
             )  # fmt: skip
 
     def _region(self, key: Key) -> _Region:
@@ -141,7 +147,7 @@ class Survey:
                 region = self._region((record.volume, record.region))
                 region.epoch = max(region.epoch, epoch)
                 region.committed = max(region.committed, committed)
-            else:
+            elif entry.kind != FILL:  # it says nothing about what the others mean
                 self._note(entry.lsn, unpack_note(entry))
 
     def _note(self, lsn: int, note: Note) -> None:
@@ -168,12 +174,14 @@ class Survey:
             if note.suspect:
                 begun.reset_lsn, begun.begin = region.reset_lsn, region.begin
                 begun.truncates, begun.since = region.truncates, note.since
+                begun.sums = region.sums
                 begun.transfers = [*region.transfers, (lsn, note)]
             self.regions[key] = begun
         elif isinstance(note, TransferDoneNote):
             if region.session == note.session:
                 region.session = COMPLETE
-        else:
+                region.sums = note.sums
+        elif isinstance(note, RegionDroppedNote):
             self.regions[key] = _Region(0, 0, 0, COMPLETE, (), lsn, None, True)
 
 
@@ -224,10 +232,32 @@ class Replay:
             return RegionEntry()
         return known[key]
 
+    def first_sums(self, key: Key) -> bytes:
+        """Checksums of the blocks of the region before the first entry. Those that no entry makes
+        again whole have kept them."""
+        return self._survey.regions[key].sums
+
+    def _fill(self, entry: JournalEntry) -> Step | None:
+        note = unpack_note(entry)
+        assert isinstance(note, FillNote)
+        key = (note.volume, note.region)
+        progress = self._progress.get(key)
+        region = self._survey.regions.get(key)
+        if progress is None or region is None or entry.lsn < region.reset_lsn:
+            return None
+        later = region.later(entry.lsn)
+        if not progress.recovered.complete and not later:
+            return None
+        if any(each.suspect[note.page >> 3] >> (note.page & 7) & 1 for each in later):
+            return None
+        return Step(Action.FILL, key, fill=note)
+
     def take(self, entry: JournalEntry) -> Step | None:
         """What to do with the next entry, in order; None: nothing."""
         if entry.kind in (TRANSFER_BEGIN, TRANSFER_DONE):
             return self._transfer(entry)
+        if entry.kind == FILL:
+            return self._fill(entry)
         if entry.kind != OPERATION:
             return None
         record, _, _, _ = unpack_record(entry.payload, 0)

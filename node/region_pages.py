@@ -22,9 +22,19 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from base.device import Buffer
 from base.errors import InvalidRequest
 from base.units import SECTOR_BYTES, MiB
 from node.cache import NO_LSN, Cache, Page, mask_runs
+from node.journal_format import FillNote
+from node.page_checksums import (
+    BLOCK_SHIFT,
+    BlockSums,
+    block_bits,
+    partial_blocks,
+    put_sectors,
+    take_sectors,
+)
 from node.page_seqs import Bools, bits_of, bools_of, newer_than, no_seqs
 from transport.operation import NO_HOLE, TRIM, WRITE, ZERO, Record
 from volume.raid import DiskExtent, DiskOk
@@ -77,7 +87,8 @@ class RegionPages:
 
     __slots__ = (
         "aside", "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages",
-        "paused", "plans", "seqs", "states", "touched", "transferring", "versions",
+        "paused", "plans", "seqs", "states", "sums", "touched", "transferring", "unapplied",
+        "versions",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
@@ -90,10 +101,12 @@ class RegionPages:
         self.page_bytes = page_bytes
         self.pages = region_bytes // page_bytes
         self.full_mask = (1 << (page_bytes >> _SECTOR_SHIFT)) - 1
+        self.sums = BlockSums(key, self.pages, page_bytes)
         self.cache = cache
         self.states: bytearray | None = None
         self.seqs: array[int] = no_seqs(0)
         self.dirty: dict[int, Page] = {}
+        self.unapplied: dict[int, Record] = {}  # records that are journalled, by seq
         self.touched: dict[int, int] | None = None
         self.transferring: dict[int, None] = {}
         self.freed: dict[int, None] = {}
@@ -182,8 +195,10 @@ class RegionPages:
         else:
             page.mask |= mask
             page.newest = self.cache.stamp
-            if page.sealed is not None and page.redirty == NO_LSN:
-                page.redirty = lsn
+            if page.sealed is not None:
+                page.rewritten |= mask
+                if page.redirty == NO_LSN:
+                    page.redirty = lsn
         page.data[at : at + length] = data
         if self.touched is not None and states[index] == ABSENT:
             self._touch(states, index, mask)
@@ -228,14 +243,21 @@ class RegionPages:
         """All that the cache held of the page when it was picked is on disk."""
         assert self.states is not None
         self.versions += 1
+        self.cache.changed[self.key] = None  # checksums at least
         if self.states[index] == FRESH:
             self.states[index] = DISK
-            self.cache.changed[self.key] = None
 
     def is_busy(self, index: int) -> bool:
         """Not to be destaged now: received bytes of the page are on their way to disk and must not
-        be overtaken, or the disks of the region have just failed."""
-        return self.paused or index in self.transferring
+        be overtaken, or the disks of the region have just failed, or a joiner has not received the
+        rest of a block yet."""
+        if self.paused or index in self.transferring:
+            return True
+        if self.cache.replaying and partial_blocks(self.dirty[index].mask):
+            return True  # the rest may lie torn on disk, and a later entry gives it
+        if self.touched is None or self.states is None or self.states[index] != ABSENT:
+            return False
+        return bool(partial_blocks(self.touched.get(index, 0)))
 
     def begin_transfer(self, allocated: bytes, wanted: Bools) -> None:
         """A state transfer brings `wanted`: those of them that are allocated at the owner are
@@ -300,7 +322,79 @@ class RegionPages:
         self.seqs = no_seqs(0)
         self.touched = None
         self.freed.clear()
+        self.sums.clear()
         self.versions += 1
+
+    # -- blocks of which the cache has a part
+
+    def fill(self, page: Page, mask: int, sectors: Buffer) -> int:
+        """Give a dirty page those of the sectors that it has not: they are what every record before
+        has left there. Mask of those it took."""
+        assert page.sealed is None
+        missing = mask & ~page.mask
+        if missing:
+            taken = sectors
+            if missing != mask:
+                scratch = bytearray(self.page_bytes)
+                put_sectors(scratch, mask, sectors)
+                taken = take_sectors(scratch, missing)
+            put_sectors(page.data, missing, taken)
+            page.mask |= missing
+            page.newest = self.cache.stamp
+        return missing
+
+    def refill(self, note: FillNote, lsn: int) -> None:
+        """Replay of a note about blocks of which the cache had a part, or that were repaired."""
+        page = self.dirty.get(note.page)
+        if self.states is None or self.states[note.page] == HOLE:
+            return  # a record before the note gave the page back after it
+        if page is None:
+            if not note.repaired:
+                return  # what it was a part of is on disk
+            page = self.cache.new_page(self, note.page, lsn)
+        self.fill(page, int.from_bytes(note.mask, "little"), note.sectors)
+        self.cache.changed[self.key] = None
+
+    def has_pending(self, index: int, mask: int) -> bool:
+        """A record that is journalled and not applied changes those blocks of the page."""
+        low = index * self.page_bytes
+        runs = mask_runs(mask)
+        first, stop = low + runs[0][0], low + runs[-1][0] + runs[-1][1]
+        return any(
+            record.offset < stop and first < record.offset + record.length
+            for record in self.unapplied.values()
+        )
+
+    def has_dirty(self, start: int, stop: int) -> bool:
+        """The cache has something of the pages of those bytes."""
+        dirty, page_bytes = self.dirty, self.page_bytes
+        return any(index in dirty for index in range(start // page_bytes, -(-stop // page_bytes)))
+
+    def received(self, index: int, page: memoryview, mask: int) -> tuple[Buffer, int]:
+        """What to write of a received page, whole blocks: (its bytes, mask). mask: its sectors that
+        the stream has not written; the others of such a block are in the cache still."""
+        partial = partial_blocks(mask)
+        if not partial:
+            return page, mask
+        merged = bytearray(page)
+        touched = partial & ~mask
+        dirty = self.dirty[index]
+        assert touched & ~dirty.mask == 0, (self.key, index)
+        put_sectors(merged, touched, take_sectors(dirty.data, touched))
+        return merged, mask | partial
+
+    def proven_blocks(self, first: int, stop: int) -> list[int]:
+        """Of those blocks the ones that a read takes from disk, in whole or in part."""
+        assert self.states is not None
+        page_blocks = self.page_bytes >> BLOCK_SHIFT
+        found: list[int] = []
+        for block in range(first, stop):
+            index, number = divmod(block, page_blocks)
+            page = self.dirty.get(index)
+            bits = block_bits(number)
+            if self.states[index] >= DISK and (page is None or page.mask & bits != bits):
+                found.append(block)
+        return found
 
     # -- reading
 

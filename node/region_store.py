@@ -24,10 +24,11 @@ import structlog
 
 from base.clock import Clock
 from base.device import BlockDevice
-from base.errors import InvalidRequest, NotFound, StorageError
+from base.errors import NotFound, StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_MS
 from node import store_recovery
+from node.block_reader import BlockReader
 from node.cache import Cache
 from node.checkpoint import (
     COMPLETE,
@@ -53,15 +54,16 @@ from node.journal_format import (
 )
 from node.page_seqs import bits_of, bools_of, pack_seqs
 from node.recovery import RecoveredRegion
-from node.region_pages import HOLE, RegionPages, RegionPlace, fill_zeros
+from node.region_pages import HOLE, RegionPages, RegionPlace
+from node.region_reads import RegionReads
 from node.stored_region import StoredRegion, StoreStatistics
 from node.stored_region import StoreOptions as StoreOptions
 from transport.operation import Record
 
 log = structlog.get_logger()
 
+BYTES_PER_MS = 20_000  # most that checkpoints write, on average, while the journal has room
 SLICE = 256  # regions of a checkpoint that are packed in one turn of the loop
-READ_RETRIES_MAX = 8
 PINNED_PART = 8  # of the journal: records that wait for their commit longer hold it up
 DISCARDS_MAX = 1024  # runs of pages that one checkpoint gives back
 
@@ -107,13 +109,18 @@ class RegionStore:
         self.on_room = on_room
         self.on_pinned = on_pinned
         self._options = options
+        self.blocks = BlockReader(shelf)
         self.destager = Destager(
-            self.cache, shelf, journal, clock, options.pace,
+            self.cache, shelf, self.blocks, journal, clock, options.pace,
+            checkpoint=self._checkpoint_or_fail,
             take_points=self._take_points, has_points=lambda: bool(self.unnoted),
             on_region_error=on_region_error, on_room=self._room,
         )  # fmt: skip
         journal.on_room = self._room
         self.regions: dict[Key, StoredRegion] = {}
+        self.reads = RegionReads(self.regions, self.blocks, self.destager)
+        self.read_now = self.reads.read_now
+        self.read = self.reads.read
         self.entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
         self.uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
         self._applied_lsn = -1  # the highest of all applied records
@@ -176,6 +183,7 @@ class RegionStore:
         for lsn in region.pending.values():
             self.uncommitted.pop(lsn, None)
         region.pending.clear()
+        region.unapplied.clear()
         self.unnoted.pop(region.key, None)
         self.done.pop(region.key, None)
 
@@ -211,6 +219,7 @@ class RegionStore:
         region = self.regions[record.volume, record.region]
         lsn = self.journal.append_operation(header, record.data, token)
         region.pending[record.seq] = lsn
+        region.unapplied[record.seq] = record
         self.uncommitted[lsn] = None
         return lsn
 
@@ -220,6 +229,7 @@ class RegionStore:
         key = (record.volume, record.region)
         region = self.regions[key]
         lsn = region.pending.pop(record.seq)
+        del region.unapplied[record.seq]
         del self.uncommitted[lsn]
         cache = self.cache
         region.apply(record, lsn)
@@ -236,6 +246,7 @@ class RegionStore:
         region = self.region(key)
         for seq in [seq for seq in region.pending if seq >= from_seq]:
             self.uncommitted.pop(region.pending.pop(seq), None)
+            del region.unapplied[seq]
         self.cache.changed[key] = None
         self.journal.append_note(TruncateNote(key[0], key[1], from_seq))
 
@@ -253,69 +264,7 @@ class RegionStore:
             for key in keys
         )  # fmt: skip
 
-    # -- reading
-
-    def read_now(self, key: Key, offset: int, length: int, into: memoryview) -> bool:
-        """Fill `into[:length]` with committed bytes at once; False: `read` must be awaited.
-
-        NotFound; InvalidRequest outside of the region.
-        """
-        region = self.regions.get(key)
-        if region is None or region.session != COMPLETE:
-            raise NotFound(f"volume {key[0]} region {key[1]}: this node has no complete copy")
-        states = region.states
-        page_bytes = region.page_bytes
-        if offset < 0 or offset + length > region.pages * page_bytes:
-            raise InvalidRequest(f"{length} bytes at {offset} are not within the region")
-        if len(into) != length:
-            into = into[:length]
-        if states is None:
-            fill_zeros(into)
-            return True
-        index, at = divmod(offset, page_bytes)
-        if at + length <= page_bytes:
-            if states[index] == HOLE:
-                fill_zeros(into)
-                return True
-            page = region.dirty.get(index)
-            if page is None:
-                return self.shelf.read_now(region.plans, region.base + offset, into)
-            if page.mask == region.full_mask:
-                into[:] = memoryview(page.data)[at : at + length]
-                return True
-        for start, stop in region.disk_runs(offset, length):
-            part = into[start - offset : stop - offset]
-            if not self.shelf.read_now(region.plans, region.base + start, part):
-                return False
-        region.overlay(offset, into)
-        return True
-
-    async def read(self, key: Key, offset: int, length: int, into: memoryview) -> None:
-        """As read_now, for disks that take their time. The bytes are those of one instant between
-        call and return. DeviceFailed when no member of a RAID set has them."""
-        into = into[:length]
-        for attempt in range(READ_RETRIES_MAX + 1):
-            if attempt == READ_RETRIES_MAX:
-                # Destaging moves bytes under us again and again: hold it for this one read.
-                async with self.destager.hold():
-                    await self._read_once(key, offset, into)
-                return
-            if await self._read_once(key, offset, into):
-                return
-
-    async def _read_once(self, key: Key, offset: int, into: memoryview) -> bool:
-        """False: bytes moved from cache to disk meanwhile, so what was read may be older."""
-        if self.read_now(key, offset, len(into), into):
-            return True
-        region = self.regions[key]
-        versions = region.versions
-        for start, stop in region.disk_runs(offset, len(into)):
-            part = into[start - offset : stop - offset]
-            await self.shelf.read(region.plans, region.base + start, part)
-        if self.regions.get(key) is not region:
-            raise NotFound(f"volume {key[0]} region {key[1]}: it was dropped during a read")
-        region.overlay(offset, into)
-        return region.versions == versions
+    # -- what is allocated
 
     def allocation(self, key: Key) -> list[tuple[int, int, bool]]:
         """(offset, length, allocated) in bytes, ascending, without gaps."""
@@ -384,7 +333,7 @@ class RegionStore:
                 for key in changed[start : start + SLICE]:
                     self._note_region(key, freed)
             payload = self._pack(self.journal.lives.trimmed(trim_lsn), trim_lsn)
-            applied_lsn = max(self._applied_lsn, self.journal.written_lsn)
+            applied_lsn = max(self._applied_lsn, self.destager.fill_lsn, self.journal.written_lsn)
             await self.shelf.sync()
             # What is noted as committed must not be lost from the journal by a power cut. Entries
             # that wait for room are none of it.
@@ -396,6 +345,13 @@ class RegionStore:
             self._checkpoints += 1
             self._last_checkpoint_ns = self._clock.now_ns()
             await self._discard(freed)
+
+    async def _checkpoint_or_fail(self) -> None:
+        try:
+            await self.checkpoint()
+        except StorageError as error:
+            self.on_failure(error)
+            raise
 
     async def _discard(self, freed: list[tuple[RegionPages, int, int]]) -> None:
         """Give pages back that the checkpoint, which is synced now, has as holes. A hint: those
@@ -436,6 +392,7 @@ class RegionStore:
             pack_seqs(region.seqs, applied),
             region.since if incomplete else (0, 0),
             region.suspect if incomplete else b"",
+            region.sums.pack(),
         )
         self.entries[key] = pack_region(key, entry)
         if region.freed:
@@ -478,7 +435,9 @@ class RegionStore:
                 advance = self._trim_point() - journal.trimmed_lsn
                 due = journal.is_full or advance >= journal.capacity_bytes // 16
             else:
-                due = age_ms >= options.checkpoint_ms and bool(self.cache.changed)
+                # A large one is written less often: it must not take the disks from hosts.
+                pause_ms = max(options.checkpoint_ms, self.slots.size_bytes // BYTES_PER_MS)
+                due = age_ms >= pause_ms and bool(self.cache.changed)
             if not due:
                 continue
             try:
@@ -495,12 +454,14 @@ class RegionStore:
 
     async def drain(self) -> None:
         """Destage all that is dirty now, whatever the pace. Stops at an error of a disk."""
+        idle = 0
         while self.cache.pages:
-            errors = self.destager.errors
+            errors, done = self.destager.errors, self.destager.progress
             while await self.destager.turn():
                 pass
-            if self.destager.errors != errors:
-                return
+            idle = idle + 1 if self.destager.progress == done else 0
+            if self.destager.errors != errors or (idle > 1 and not self.cache.is_paused):
+                return  # what waits for a record that is not committed yet stays in the journal
             if not self.cache.pages:
                 return
             if self.journal.is_full:

@@ -68,10 +68,13 @@ async def recover(
         if place is not None:
             region = store.regions[key] = StoredRegion(key, place, store.cache)
             _load(region, replay.first(key, known))
+            region.sums.load(replay.first_sums(key))
             store.cache.changed[key] = None
             if key in known:
                 store.entries[key] = checkpoint.entries[key]
+    store.cache.replaying = True
     await _replay(store, replay, checkpoint.trim_lsn, end)
+    store.cache.replaying = False
     store.cache.stamp += 1
     return _recovered(store, replay)
 
@@ -92,6 +95,7 @@ def _load(region: StoredRegion, entry: RegionEntry) -> None:
 
 
 async def _replay(store: RegionStore, replay: Replay, trim_lsn: int, end: int) -> None:
+    high_bytes = store.cache.high_bytes
     async for entries, _ in store.journal.recover(trim_lsn, store.journal.lives, check=False):
         for entry in entries:
             if entry.lsn >= end:
@@ -103,11 +107,12 @@ async def _replay(store: RegionStore, replay: Replay, trim_lsn: int, end: int) -
             if region is None:
                 continue
             _carry_out(region, step, entry.lsn)
-            while store.cache.dirty_bytes >= store.cache.high_bytes:
+            # It must not fill the memory. Pages of which a block is there in part stay until all is
+            # replayed; so do those of a dead disk, and the region says so later.
+            while store.cache.dirty_bytes >= high_bytes:
                 errors = store.destager.errors
-                await store.destager.turn()
-                if store.destager.errors != errors:
-                    break  # a dead disk: its pages stay dirty, the region says so later
+                if not await store.destager.turn() or store.destager.errors != errors:
+                    high_bytes = store.cache.dirty_bytes + store.cache.high_bytes // 8
 
 
 def _carry_out(region: StoredRegion, step: Step, lsn: int) -> None:
@@ -123,6 +128,9 @@ def _carry_out(region: StoredRegion, step: Step, lsn: int) -> None:
     elif step.action is Action.TRANSFER:
         assert step.note is not None
         _transfer(region, step.note, step.done)
+    elif step.action is Action.FILL:
+        assert step.fill is not None
+        region.refill(step.fill, lsn)
     elif step.seqs:
         region.load_seqs(unpack_seqs(step.seqs[1], step.seqs[0]))
 
@@ -165,6 +173,7 @@ def _recovered(store: RegionStore, replay: Replay) -> dict[Key, RecoveredRegion]
         region.applied_epoch = recovered.committed_epoch
         for record, lsn in recovered.tail:
             region.pending[record.seq] = lsn
+            region.unapplied[record.seq] = record
     lsns = [lsn for region in store.regions.values() for lsn in region.pending.values()]
     store.uncommitted = dict.fromkeys(sorted(lsns))
     log.info(

@@ -222,6 +222,23 @@ def test_entries_wait_when_the_ring_is_full_and_go_on_when_it_is_trimmed(bench: 
     bench.run(body)
 
 
+def test_a_write_that_takes_its_time_does_not_grow_beyond_the_room_that_there_was(
+    slow: Bench,
+) -> None:
+    async def body() -> None:
+        await slow.begin()
+        append(slow, 1, 12 * KiB)
+        await slow.settle()
+        append(slow, 2, 3 * KiB)
+        slow.journal.flush()  # it is on its way, and has not begun
+        append(slow, 3, 3 * KiB)
+        await slow.settle()
+        assert slow.done == [1, 2]
+        assert slow.journal.statistics().used_peak_bytes <= CAPACITY
+
+    slow.run(body)
+
+
 def test_a_full_file_system_makes_entries_wait_and_is_no_failure(bench: Bench) -> None:
     async def body() -> None:
         await bench.begin()

@@ -211,7 +211,7 @@ def test_sync_that_waits_for_the_room_that_it_would_make_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(IoPath, "_on_sync_record", _sync_what_waits)
-    assert "is answered" in caught(CROWDED, 1, first=11)
+    assert "is answered" in caught(CROWDED, 1, first=3)
 
 
 @pytest.mark.simulation
