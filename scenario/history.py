@@ -48,6 +48,8 @@ class History:
         self.start_ns = array("q")
         self.end_ns = array("q")
         self.registers: list[tuple[int, int]] = []  # (volume, block)
+        self.durable = array("b")  # a write with FUA: once acknowledged it survives a power cut
+        self.losses: list[int] = []  # events at which all machines lost power
         self.phantoms: list[tuple[int, str]] = []  # (row, what was wrong): violations of I3, I4
         self._index: dict[tuple[int, int], int] = {}
         self._events = 0
@@ -74,6 +76,7 @@ class History:
         block: int,
         value: int,
         now_ns: int,
+        durable: bool = False,
     ) -> int:
         """A host has sent it. `value` is what a write writes; reads say 0. Returns the row."""
         row = len(self.kind)
@@ -83,6 +86,7 @@ class History:
         self.number.append(number)
         self.register.append(self.register_of(volume, block))
         self.value.append(value)
+        self.durable.append(durable)
         self.start.append(self._events)
         self.end.append(NEVER)
         self.start_ns.append(now_ns)
@@ -100,6 +104,11 @@ class History:
             if self.kind[row] == Kind.READ:
                 self.value[row] = value
         self._events += 1
+
+    def power_lost(self) -> None:
+        """All machines lose power now: what was acknowledged and not synced may be gone (F3)."""
+        self.losses.append(self._events)
+        self._events += 2  # room for what the checker puts there
 
     def phantom(self, row: int, text: str, *, now_ns: int) -> None:
         """A read returned bytes that no host wrote to that block: kept as a violation, and the

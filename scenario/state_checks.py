@@ -38,6 +38,12 @@ class StateChecks:
         at_s = self.kernel.now_ns / NS_PER_S
         raise Violated(f"{rule} at {at_s:.6f} s of seed {self.kernel.seed}: {text}")
 
+    def forget_committed(self) -> None:
+        """All machines lost power: what was acknowledged and not synced may be gone (F3)."""
+        self._committed.clear()
+        self._places.clear()
+        self._last.clear()
+
     def journalled(self, node: KernelNode, copy: RegionCopy, record: Record) -> None:
         """I7: a name stands for one operation, everywhere."""
         name = (record.volume, record.region, record.epoch, record.seq)

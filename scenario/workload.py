@@ -315,7 +315,7 @@ class Host:
         return [
             self.history.invoke(
                 kind, host=self.host, number=operation.number, volume=operation.volume,
-                block=block, value=value, now_ns=now_ns,
+                block=block, value=value, now_ns=now_ns, durable=operation.fua,
             )
             for block in blocks
         ]  # fmt: skip

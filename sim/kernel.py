@@ -132,6 +132,15 @@ class KernelNode(KernelMachine):
     def __repr__(self) -> str:
         return f"KernelNode({node_name(self.node)} life {self.life})"
 
+    @property
+    def owns_something(self) -> bool:
+        """It serves a region."""
+        return any(
+            copy.role == OWNER and copy.serving
+            for by_region in self.core.copies.values()
+            for copy in by_region.values()
+        )
+
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:
@@ -230,6 +239,9 @@ class KernelNode(KernelMachine):
         elif kind is wire.TransferPagesAck:
             self.transfers.pages_held(sender, message)  # type: ignore[arg-type]
         else:
+            goal = GOAL_OF.get(kind)
+            if goal is not None:
+                self.kernel.goals[goal] = None
             core.message(sender, message, self.clock_ns())
         self.perform()
 
@@ -479,6 +491,7 @@ class KernelNode(KernelMachine):
         self.sync(begin)
 
     def _note(self, effect: fx.Note) -> None:
+        self.kernel.goals[effect.event] = None
         self.kernel.note(self.node, effect.event, sorted(effect.fields.items()))
 
     def _admit(self, effect: fx.Admit) -> None:
@@ -497,6 +510,13 @@ class HostOps:
 
 
 ZEROS = bytes(SECTOR_BYTES)
+
+# Messages that tell of something rare.
+GOAL_OF: dict[type, str] = {
+    wire.InstallSnapshot: "a catalog was sent as a whole",
+    wire.ReplicateRefused: "a record was refused",
+    wire.TransferEnded: "a copy was filled",
+}
 
 PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {
     fx.Store: KernelNode._store_effect,

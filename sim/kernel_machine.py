@@ -246,12 +246,21 @@ class KernelMachine:
     def power_cut(self) -> None:
         """The machine stops: of what was not synced a prefix is left, or nothing."""
         self.kill()
+        self.lose_unsynced()
+
+    def lose_unsynced(self) -> None:
+        """The page cache of the machine is gone, in part or as a whole."""
         self.intact = False
         unsynced = self.durable.unsynced
         lost = self.durable.lose_unsynced(self.rng.below(unsynced + 1))
         if lost:
             self.network.goals["a power cut took unsynced entries"] = None
         self.network.note(self.node, "power_cut", lost)
+
+    @property
+    def troubled(self) -> bool:
+        """Its disk hangs or lies, or its processor or disk is slow."""
+        return self._hung or self.sync_fails or self.disk_factor > 1 or self._step_ns > 0
 
     def mended(self) -> None:
         """Everything but the clock is as always."""

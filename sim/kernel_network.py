@@ -42,7 +42,7 @@ class KernelNetwork:
         self._delay_ns = delay_ns
         self._delay_tail_ns = delay_tail_ns
         self._keep_trace = keep_trace
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._seq = 0
         self._net_rng = self.streams.stream("network")
         self._last_delivery: dict[Key, int] = {}
@@ -50,14 +50,14 @@ class KernelNetwork:
 
     # ------------------------------------------------------------------ time
 
-    def at(self, when_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+    def at(self, when_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         """Call it at that time; ties in the order of asking."""
         self._seq += 1
         if when_ns < self.now_ns:
             when_ns = self.now_ns
         heapq.heappush(self._heap, (when_ns, self._seq, call, arguments))
 
-    def after(self, delay_ns: int, call: Callable[..., None], *arguments: Any) -> None:
+    def after(self, delay_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         """Call it that much later."""
         self.at(self.now_ns + delay_ns, call, *arguments)
 

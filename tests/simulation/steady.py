@@ -64,7 +64,7 @@ class Steady(SeedRun):
 
     def start(self, node: int) -> None:
         """The node is started again, and hosts find it."""
-        self._restart(self.kernel.nodes[node])
+        self.restart(self.kernel.nodes[node])
 
     def finish(self) -> None:
         """Everything is answered, redundant, identical, and the history holds."""

@@ -22,7 +22,7 @@ def lose_and_return(run: Steady, node: int) -> None:
     run.run_for(3000)
     run.start(node)
     run.wait("the node is back", 10, lambda: run.is_up(node))
-    run.wait("all is whole", 10, run._redundant)
+    run.wait("all is whole", 10, run.redundant)
 
 
 @pytest.mark.parametrize("seed", range(3))
