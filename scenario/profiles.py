@@ -187,8 +187,9 @@ def slow(seed: int) -> SeedOptions:
 def power(seed: int) -> SeedOptions:
     """Machines lose power, one or all; syncs fail; hosts flush much."""
     rng = SeedStreams(seed).stream("profile")
+    load = _load(rng) | {"zero_weight": 0, "trim_weight": 0}  # `scenario.losses` says why
     return SeedOptions(
-        nodes=_nodes(rng), seconds=5, **_load(rng), **_times(rng), **_limits(rng),
+        nodes=_nodes(rng), seconds=5, **load, **_times(rng), **_limits(rng),
         crashes=1, pauses=0, power_cut=3, power_cut_all=rng.below(3), sync_failures=1,
         flush_weight=(2, 15)[rng.below(2)], fault_every_ms=(300, 900)[rng.below(2)],
         down_ms=(50, 500, 2000)[rng.below(3)],
