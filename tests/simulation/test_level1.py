@@ -155,7 +155,7 @@ def check_the_lease_only_before_the_fetch(patch: Patch) -> None:
     real = KernelNode._answer_read
 
     def answer(self: KernelNode, life: int, token: object, copy: RegionCopy, *more: object) -> None:
-        if self._not_now(life, self._answer_read, life, token, copy, *more):
+        if self.not_now(life, self._answer_read, life, token, copy, *more):
             return
         held = self.core.may_read
         self.core.may_read = lambda _copy, _now_ns: True  # type: ignore[method-assign]
@@ -178,17 +178,6 @@ def admit_without_waiting_for_the_joiner(patch: Patch) -> None:
         self.required = self.read_peers = self.others
 
     patch.setattr(RegionCopy, "set_required", set_required)
-
-
-def restart_the_transfer_while_the_admission_is_out(patch: Patch) -> None:
-    def restart(copy: RegionCopy) -> None:
-        if copy.transfer:
-            copy.transfer = 1
-            copy.admitting = copy.admission_out = False
-            copy.set_required()
-            copy.commit()
-
-    patch.setattr(state_transfer, "restart", restart)
 
 
 def go_on_at_the_same_epoch_after_a_restart(patch: Patch) -> None:
@@ -215,17 +204,6 @@ def serve_before_granted_leases_end(patch: Patch) -> None:
     patch.setattr(LeaseTable, "all_granted_until_ns", lambda _self: 0)
 
 
-def grant_leases_before_this_life_counts(patch: Patch) -> None:
-    real = LeaseTable.beacon
-
-    def beacon(self: LeaseTable, *given: int) -> object:
-        self.granting = True
-        self.floor = 0
-        return real(self, *given)
-
-    patch.setattr(LeaseTable, "beacon", beacon)
-
-
 def send_no_record_to_the_joiner(patch: Patch) -> None:
     """The joiner gets the pages but not the operations that come meanwhile."""
     real = Store.__init__
@@ -240,7 +218,15 @@ def send_no_record_to_the_joiner(patch: Patch) -> None:
 
 def often(**more: object) -> Callable[[int], SeedOptions]:
     """Swarm seeds with short quiet times, and what a mutation needs to show."""
-    return lambda seed: swarm(seed, seconds=6, **{"fault_every_ms": 300, "regions": 2, **more})  # type: ignore[arg-type]
+    quiet = dict.fromkeys(
+        (
+            "partitions", "power_cut", "slow", "clogs", "delays", "drifts", "slow_disks",
+            "hang_disks", "sync_failures", "repeat_entries", "remove_volumes", "replaces",
+        ),
+        0,
+    )  # fmt: skip
+    fixed = {"nodes": 8, "fault_every_ms": 300, "regions": 2, **quiet, **more}
+    return lambda seed: swarm(seed, seconds=6, **fixed)
 
 
 PARTED = often(
@@ -253,16 +239,6 @@ STOPPED = often(
 )  # fmt: skip
 CRASHED = often(crashes=True, cuts=False, pauses=False, down_ms=500, writes_per_s=200)
 SLOW = often(crashes=True, journal_us=20_000, delay_us=50, writes_per_s=200)
-FLAPPING = often(
-    crashes=True, cuts=False, pauses=False, flap_every_ms=5, writes_per_s=60, down_ms=50, regions=4,
-    sync_us=10_000, delay_us=2000, lease_ms=400, grace_ms=500,
-)  # fmt: skip
-# Leases shorter than a beacon interval are seldom held, and so are takeovers that wait for them.
-BOTH = often(
-    crashes=True, cuts=True, pauses=False, cut_ms=5000, cut_crash_percent=100, writes_per_s=60,
-    read_weight=80, flap_every_ms=0, regions=4, lease_ms=60, grace_ms=75,
-)  # fmt: skip
-
 # The seeds within which each is found: several times what it took when it was written.
 # From a seed near the first one that finds it, so that the rare ones do not take minutes.
 MUTATIONS = [
@@ -271,11 +247,9 @@ MUTATIONS = [
     (read_without_a_lease, PARTED, range(12)),
     (check_the_lease_only_before_the_fetch, STOPPED, range(30)),
     (admit_without_waiting_for_the_joiner, CRASHED, range(10, 60)),
-    (restart_the_transfer_while_the_admission_is_out, FLAPPING, range(100, 140)),
     (go_on_at_the_same_epoch_after_a_restart, CRASHED, range(4)),
     (forget_operation_ids, CRASHED, range(12)),
     (serve_before_granted_leases_end, PARTED, range(30)),
-    (grant_leases_before_this_life_counts, BOTH, range(30, 80)),
     (send_no_record_to_the_joiner, CRASHED, range(8)),
 ]
 
@@ -302,7 +276,7 @@ def test_a_broken_rule_is_found_within_some_seeds(
     pytest.fail(f"{mutation.__name__} passed {len(seeds)} seeds")
 
 
-@pytest.mark.parametrize("options", [PARTED, STOPPED, CRASHED, SLOW, FLAPPING, BOTH])
+@pytest.mark.parametrize("options", [PARTED, STOPPED, CRASHED, SLOW])
 def test_the_seeds_of_the_mutations_pass_without_one(
     options: Callable[[int], SeedOptions],
 ) -> None:
