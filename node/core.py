@@ -154,6 +154,7 @@ class NodeCore:
         self._exposed_ns = 0
         self._exposed_at_ns = now_ns
         self._life_asked = False
+        self._counted = False  # the catalog has taken in a life of this process
         self._compacted = catalog.version
         self._on: dict[type[Any], Any] = {
             wire.Beacon: self.detection.on_beacon,
@@ -571,6 +572,7 @@ class NodeCore:
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
             # With its own life in it the catalog is as new as anything that an earlier life of this
             # node has acted on: only now is it known which regions lie where.
+            self._counted = True
             if self.store_ready:
                 self._activate(now_ns)
             elif not self._recovery_asked:
@@ -612,8 +614,11 @@ class NodeCore:
         self.incarnation = incarnation
         self._life_asked = False
         self._next_duty_ns = now_ns
-        self.intact = True
-        self.blank = False
+        if self._counted:
+            # The catalog has heard what the start of this process had lost; since then its memory
+            # lost nothing. A life that never counted leaves the word to the next.
+            self.intact = True
+            self.blank = False
         self.leases.renew(incarnation, now_ns)
         self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
         self._report_for_duty(now_ns)

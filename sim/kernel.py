@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from base.ids import NodeId, node_name
-from base.units import NS_PER_MS, NS_PER_US, SECTOR_BYTES, MiB
+from base.units import NS_PER_MS, NS_PER_S, NS_PER_US, SECTOR_BYTES, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog
 from cluster.consensus import Raft
@@ -148,6 +148,9 @@ class KernelNode(KernelMachine):
         assert not self.alive
         kernel, config, durable = self.kernel, self.kernel.config, self.durable
         self.begin()
+        if durable.blank and not durable.incarnation:
+            # As a real node does: it does not know its former lives, the wall clock has to do.
+            durable.incarnation = (1 << 31) + self.wall_ns() // NS_PER_S
         durable.incarnation += 1
         now_ns = self.clock_ns()
         raft_log = RaftLog(durable.raft.snapshot, entries_behind(durable.raft, 0))
