@@ -165,6 +165,8 @@ class Agreement:
         elif isinstance(effect, rt.BecameLeader):
             core.effects.append(Note("leader.elected", term=effect.term))
             core.duties.begin(now_ns)
+        elif isinstance(effect, rt.PeerBlank):
+            core.duties.peer_blank(int(effect.peer))
         elif isinstance(effect, rt.MembersChanged):
             core.effects.append(
                 Note("voters.changed", voters=list(effect.voters), learners=list(effect.learners))

@@ -29,9 +29,7 @@ from cluster.effects import (
     VolumeRemoved,
 )
 from cluster.entries import NodeUp, encode
-from cluster.membership import (
-    Membership,
-)
+from cluster.membership import Membership
 from node.agreement import PROPOSAL_NS, Agreement
 from node.detection import Detection
 from node.effects import (
@@ -615,8 +613,7 @@ class NodeCore:
         self._life_asked = False
         self._next_duty_ns = now_ns
         if self._counted:
-            # The catalog has heard what the start of this process had lost; since then its memory
-            # lost nothing. A life that never counted leaves the word to the next.
+            # What this process had lost at its start is known; else the next life has to say it.
             self.intact = True
             self.blank = False
         self.leases.renew(incarnation, now_ns)

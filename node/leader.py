@@ -55,6 +55,7 @@ class Leader:
     def __init__(self, core: NodeCore) -> None:
         self._core = core
         self._reports: dict[tuple[int, int], dict[int, Witness]] = {}  # by accused life
+        self._blank: dict[int, None] = {}  # voters that say that they have lost their store
         self._proposed: dict[object, int] = {}
         self._recruit_at_ns = 0
         self._low_since_ns = 0
@@ -64,6 +65,7 @@ class Leader:
     def begin(self, now_ns: int) -> None:
         """This node leads from now on."""
         self._reports.clear()
+        self._blank.clear()
         self._proposed.clear()
         self._recruit_at_ns = now_ns
         self.failback.begin(now_ns)
@@ -85,10 +87,28 @@ class Leader:
             if key[0] == about:
                 witnesses.pop(reporter, None)
 
+    def peer_blank(self, node: int) -> None:
+        """A voter has lost its store: nobody needs to miss it to know that its life is over."""
+        self._blank[node] = None
+
+    def _end_blank_lives(self, now_ns: int) -> None:
+        core = self._core
+        for node in list(self._blank):
+            state = core.catalog.node_state(node)
+            if node not in core.raft.members.voters or state.liveness is not Liveness.UP:
+                del self._blank[node]
+                continue
+            over = NodeDown(NodeId(node), state.incarnation)
+            if now_ns - self._proposed.get(over, -REPROPOSE_NS) >= REPROPOSE_NS:
+                self._proposed[over] = now_ns
+                core.effects.append(Note("node.declared_down", node=node))
+                core.propose(encode(over), None, now_ns, repeatable=True)
+
     def tick(self, now_ns: int) -> None:
         """To be called every tenth of a second or so while this node leads."""
         for key in sorted(self._reports):
             self._judge(key, now_ns)
+        self._end_blank_lives(now_ns)
         self._keep_voters(now_ns)
         self._recruit(now_ns)
         live = self.trusted(now_ns)

@@ -148,10 +148,7 @@ class KernelNode(KernelMachine):
         assert not self.alive
         kernel, config, durable = self.kernel, self.kernel.config, self.durable
         self.begin()
-        if durable.blank and not durable.incarnation:
-            # As a real node does: it does not know its former lives, the wall clock has to do.
-            durable.incarnation = (1 << 31) + self.wall_ns() // NS_PER_S
-        durable.incarnation += 1
+        self._next_incarnation()
         now_ns = self.clock_ns()
         raft_log = RaftLog(durable.raft.snapshot, entries_behind(durable.raft, 0))
         snapshot = raft_log.snapshot
@@ -205,6 +202,13 @@ class KernelNode(KernelMachine):
             if other != self.node and kernel.endpoints[other].alive:
                 kernel.after(NS_PER_MS, kernel.connect, *sorted((self.node, other)))
         self._call(self.core.tick)
+
+    def _next_incarnation(self) -> None:
+        durable = self.durable
+        if durable.blank and not durable.incarnation:
+            # As a real node does: it does not know its former lives, the wall clock has to do.
+            durable.incarnation = (1 << 31) + self.wall_ns() // NS_PER_S
+        durable.incarnation += 1
 
     def _recover(self) -> None:
         self.store.clear()
