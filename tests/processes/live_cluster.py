@@ -220,12 +220,14 @@ class LiveCluster:
 
     def owners(self, volume: str, at: int | None = None) -> list[int]:
         """Of each region, as that node sees it, or any that answers."""
+        return [row["owner"] for row in self.rows(volume, at)]
+
+    def rows(self, volume: str, at: int | None = None) -> list[dict[str, Any]]:
+        """Of `admin.view.RegionRow`, as that node sees it, or any that answers."""
         if at is None:
-            rows = self.client.regions(volume, 0, 4096)
-        else:
-            path = f"/v1/volumes/{volume}/regions"
-            rows = self.client.clients[at].call("GET", path, first=0, count=4096)
-        return [row["owner"] for row in rows]
+            return list(self.client.regions(volume, 0, 4096))
+        path = f"/v1/volumes/{volume}/regions"
+        return list(self.client.clients[at].call("GET", path, first=0, count=4096))
 
     def busiest(self, volume: str, among: set[int] | None = None) -> int:
         """The node that owns most regions; of equals the first."""

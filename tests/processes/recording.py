@@ -18,7 +18,7 @@ from host.attach import AttachedVolume
 from node.cluster_directory import read_secret
 from scenario.checkers import check_history
 from scenario.cluster_host import Sweep
-from scenario.history import History
+from scenario.history import History, Kind
 from scenario.recorded_host import AttachedDoor, Door, NbdDoor, RecordedHost
 from scenario.workload import Host, HostConfig
 from tests.processes.live_cluster import LiveCluster, wait_until
@@ -35,14 +35,18 @@ PACE_NS = 8 * NS_PER_MS
 class Recording:
     """One volume, its hosts and what they saw. Make hosts, then `run` a story."""
 
-    def __init__(self, cluster: LiveCluster, volume: str, size_bytes: int, *, seed: int = 1):
+    def __init__(
+        self, cluster: LiveCluster, volume: str, size_bytes: int, *, block_bytes: int = BLOCK,
+        seed: int = 1,
+    ) -> None:  # fmt: skip
         self.cluster = cluster
         self.history = History()
         self.hosts: list[RecordedHost] = []
         self.clock = RealClock()
         self.failures: list[str] = []
         self._volume = volume
-        self._blocks = size_bytes // BLOCK
+        self._block_bytes = block_bytes
+        self._blocks = size_bytes // block_bytes
         self._seed = seed
         self._loop: asyncio.AbstractEventLoop
         self._supervisor = Supervisor("recording", self._failed)
@@ -57,6 +61,7 @@ class Recording:
         number = len(self.hosts)
         habits = HostConfig(**{
             "volumes": ((VOLUME, self._blocks),), "interval_ns": PACE_NS, "queue_depth": 8,
+            "block_bytes": self._block_bytes,
             **options,
         })  # fmt: skip
         workload = kind(number, habits, random.Random(self._seed * 1000 + number), self.history)
@@ -177,6 +182,17 @@ class Recording:
             except AssertionError as error:
                 raise AssertionError(f"{error}; left: {host.workload.left()}") from None
         assert self.failures == []
+
+    def blocks_written(self, since_ns: int, until_ns: int) -> set[int]:
+        """Blocks with a write, answered or not, of which some part lay between these times."""
+        history = self.history
+        return {
+            history.registers[history.register[row]][1]
+            for row in range(len(history))
+            if history.kind[row] == Kind.WRITE
+            and history.start_ns[row] < until_ns
+            and (history.end_ns[row] < 0 or history.end_ns[row] > since_ns)
+        }
 
     def longest_ms(self, since_ns: int = 0, until_ns: int = 1 << 63) -> float:
         """Of all hosts; see `RecordedHost`."""
