@@ -20,6 +20,7 @@ from typing import Any
 from base.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from cluster.entries import CreateVolume, encode
 from node.effects import Answer
+from scenario.catalog_checks import CatalogChecks
 from scenario.history import History
 from scenario.kernel_faults import KernelFaults
 from scenario.losses import check_with_losses
@@ -86,6 +87,8 @@ class SeedRun:
         self.kernel = Kernel(seed, config)
         self.checks = StateChecks(self.kernel)
         self.kernel.watch.append(self.checks)
+        self.catalog_checks = CatalogChecks(self.kernel, self.checks)
+        self.kernel.watch.append(self.catalog_checks)
         self.history = History()
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
         self.hosts: list[SimHost] = []
@@ -232,9 +235,18 @@ class SeedRun:
         self._wait("everything is redundant", seconds, self.redundant)
         self._wait("copies are identical", 5, self._identical)
         self._wait("catalogs agree", 5, self._catalogs_agree)
+        self._check_space()
         violations = check_with_losses(self.history)
         if violations:
             raise Violated(f"history of seed {kernel.seed}: {violations[0]}")
+
+    def _check_space(self) -> None:
+        """What a node was told to drop is gone a moment later, not at once."""
+        deadline_ns = self.kernel.now_ns + 2 * NS_PER_S
+        while self.kernel.now_ns < deadline_ns and self.catalog_checks.findings():
+            self.kernel.run_until(self.kernel.now_ns + 100 * NS_PER_MS)
+        for finding in self.catalog_checks.findings():
+            self.checks.fail(finding.rule, finding.text)
 
     def _hosts_idle(self) -> bool:
         return all(host.workload.finished for host in self.hosts)

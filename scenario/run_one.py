@@ -13,6 +13,7 @@ from dataclasses import replace
 from base.errors import InvalidRequest, StorageError
 from scenario import level1
 from scenario.faults import nearest
+from scenario.mutations import applied
 from scenario.profiles import LEVEL1, with_options
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
 from scenario.state_checks import Violated
@@ -26,7 +27,8 @@ def perform(request: RunRequest) -> RunResult:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        result = _level1(request) if request.level == 1 else _refuse_level(request)
+        with applied(request.mutation):
+            result = _level1(request) if request.level == 1 else _refuse_level(request)
     except InvalidRequest as error:
         result = RunResult(request, REFUSED, text=str(error))
     finally:

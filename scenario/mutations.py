@@ -1,0 +1,121 @@
+"""plan: the deliberate bugs that the checkers must see, and the hunt for each.
+
+If a mutation passes, what the checkers let pass elsewhere says nothing. `applied` puts one in for
+as long as it lasts; `hunt` runs seeds until one is caught; `table` says for people what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from base.errors import InvalidRequest
+from scenario import mutants_catalog, mutants_copies
+from scenario.faults import nearest
+from scenario.mutant_kit import Mutation, Patches
+from scenario.runs import FAILED, REFUSED, VIOLATED, RunRequest, RunResult
+
+MUTATIONS: Final[dict[str, Mutation]] = {
+    mutation.name: mutation for mutation in (*mutants_copies.MUTATIONS, *mutants_catalog.MUTATIONS)
+}
+
+CANARY: Final = "ack-before-copies"  # every long search begins with it
+CHUNK: Final = 8
+
+JobsMap = Callable[[Callable[[RunRequest], RunResult], Iterable[RunRequest]], Iterable[RunResult]]
+
+
+def mutation_of(name: str) -> Mutation:
+    """InvalidRequest names the nearest one that there is."""
+    found = MUTATIONS.get(name)
+    if found is None:
+        raise InvalidRequest(f"there is no mutation {name}: {nearest(name, MUTATIONS)}")
+    return found
+
+
+@contextmanager
+def applied(name: str) -> Iterator[None]:
+    """The code with that bug in it; "" for the code as it is."""
+    if not name:
+        yield
+        return
+    patches = Patches()
+    try:
+        mutation_of(name).patch(patches)
+        yield
+    finally:
+        patches.undo()
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """The seed that saw it. ran: seeds until then. expected: by a rule that is named for it."""
+
+    mutation: Mutation
+    seed: int
+    ran: int
+    rule: str
+    text: str
+    expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Survived:
+    """No seed of the budget saw it."""
+
+    mutation: Mutation
+    ran: int
+
+
+def requests_of(mutation: Mutation) -> Iterator[RunRequest]:
+    """The runs of its budget, in order."""
+    for seed in range(mutation.first, mutation.first + mutation.seeds):
+        yield RunRequest(
+            mutation.level, mutation.profile, seed, mutation.name, options=mutation.options
+        )  # fmt: skip
+
+
+def hunt(
+    name: str, *, perform: Callable[[RunRequest], RunResult], jobs_map: JobsMap = map
+) -> Caught | Survived:
+    """Run its seeds until one is caught. InvalidRequest: a run of it does not apply (any more).
+
+    jobs_map: as `map`, over processes perhaps. An error of the code itself counts as caught, by
+    rule "code"."""
+    mutation = mutation_of(name)
+    ran = 0
+    requests = requests_of(mutation)
+    while chunk := list(islice(requests, CHUNK)):
+        for result in jobs_map(perform, chunk):
+            ran += 1
+            if result.verdict == REFUSED:
+                raise InvalidRequest(f"mutation {name}: {result.text}")
+            if result.verdict in (VIOLATED, FAILED):
+                rule = result.rule if result.verdict == VIOLATED else "code"
+                return Caught(
+                    mutation, result.request.seed, ran, rule, result.text, rule in mutation.rules
+                )
+    return Survived(mutation, ran)
+
+
+def table(rows: Sequence[Caught | Survived]) -> str:
+    """Markdown."""
+    lines = [
+        "| mutation | no. | what is broken | seen by | level, profile | seeds needed |",
+        "|---|---|---|---|---|--:|",
+    ]
+    for row in rows:
+        mutation = row.mutation
+        where = f"{mutation.level}, {mutation.profile}{' +' if mutation.options else ''}"
+        if isinstance(row, Caught):
+            seen, needed = row.rule, str(row.ran)
+        else:
+            seen, needed = "**nobody**", f"> {row.ran}"
+        lines.append(
+            f"| `{mutation.name}` | {mutation.number} | {mutation.broken} | {seen} | {where} |"
+            f" {needed} |"
+        )
+    return "\n".join(lines) + "\n"
