@@ -117,17 +117,16 @@ class CatalogChecks:
         if version <= self._highest:
             return
         self._highest = version
-        voters = log.members.voters
-        held = sum(
-            self.kernel.nodes[voter].durable.raft.term_at(version) == term
-            or self.kernel.nodes[voter].durable.raft.snapshot.index >= version
-            for voter in voters
-        )
-        # The entry may itself have changed who votes, by one node.
-        if 2 * (held + 1) <= len(voters):
-            self.fail(
-                "I12", f"{node} applied entry {version}, which only {held} voters have synced"
-            )
+        # It may itself have changed who votes, or something behind it may have.
+        for members in (log.members, log.members_at(version)):
+            held = sum(self._has_synced(voter, version, term) for voter in members.voters)
+            if held >= members.quorum:
+                return
+        self.fail("I12", f"{node} applied entry {version}, which only {held} voters have synced")
+
+    def _has_synced(self, voter: int, version: int, term: int) -> bool:
+        log = self.kernel.nodes[voter].durable.raft
+        return log.term_at(version) == term or log.snapshot.index >= version
 
     def _check_leader(self, node: KernelNode) -> None:
         """I12: one leader in each term, and it has all that was committed."""

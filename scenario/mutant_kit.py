@@ -41,7 +41,7 @@ class Mutation:
     number: of the list in docs/internals/simulation.md, `stretch`, or `own` for a bug that this
     code had once. rules: who must see it, any of them ("code": an assertion of the code itself).
     first, seeds: where to look, and how many seeds may pass before the checkers count as blind.
-    quick: cheap enough for every run of the tests.
+    quick: cheap enough for every run of the tests. unseen: why nobody can see it in this design.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Mutation:
     first: int = 0
     seeds: int = 20
     quick: bool = False
+    unseen: str = ""
 
 
 def options(**values: int | bool) -> Options:

@@ -114,6 +114,8 @@ def table(rows: Sequence[Caught | Survived]) -> str:
             seen, needed = row.rule, str(row.ran)
         else:
             seen, needed = "**nobody**", f"> {row.ran}"
+            if mutation.unseen:
+                seen, needed = f"nobody: {mutation.unseen}", "-"
         lines.append(
             f"| `{mutation.name}` | {mutation.number} | {mutation.broken} | {seen} | {where} |"
             f" {needed} |"
