@@ -1,0 +1,36 @@
+"""Proof that the checkers can fail: deliberate bugs that every run of the tests must see caught.
+
+`eightfold sim mutants` runs all of them; these are the ones that cost a second or two.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from scenario.mutations import CANARY, MUTATIONS, Caught, hunt
+from scenario.run_one import perform
+from scenario.runs import PASSED, RunRequest
+
+pytestmark = pytest.mark.simulation
+
+QUICK = sorted(name for name, mutation in MUTATIONS.items() if mutation.quick)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_deliberate_bug_is_caught_by_a_rule_that_is_named_for_it(name: str) -> None:
+    found = hunt(name, perform=perform)
+    assert isinstance(found, Caught), f"{name} passed {found.ran} seeds"
+    assert found.expected, f"{name} was seen by {found.rule}: {found.text}"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_seed_that_sees_it_passes_without_it(name: str) -> None:
+    mutation = MUTATIONS[name]
+    result = perform(
+        RunRequest(mutation.level, mutation.profile, mutation.first, options=mutation.options)
+    )
+    assert result.verdict == PASSED, result.text
+
+
+def test_the_canary_is_one_of_the_quick_ones() -> None:
+    assert CANARY in QUICK
