@@ -144,10 +144,15 @@ class DeviceFailed(StorageError):
 
 
 class MediaError(StorageError):
-    """No copy has right bytes of a page any more; the text names volume, region and page."""
+    """There are no right bytes of a page: on the disks of a node or, when a host is told, on any.
+    The text names volume, region and page."""
 
     definite = True
     code = "media"
+
+    def __init__(self, text: str, *, page: int = -1) -> None:
+        super().__init__(text)
+        self.page = page
 
 
 class Stopping(StorageError):

@@ -119,7 +119,8 @@ class BlockReader:
             page = offset // region.page_bytes
             log.warning("block.rejected", volume=key[0], region=key[1], block=block, cause=cause)
             raise MediaError(
-                f"volume {key[0]} region {key[1]} page {page}: {cause or 'no disk answers'}"
+                f"volume {key[0]} region {key[1]} page {page}: {cause or 'no disk answers'}",
+                page=page,
             )
         for extent in wrong:
             try:

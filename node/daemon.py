@@ -22,7 +22,7 @@ import structlog
 
 from base.clock import Clock, RealClock
 from base.device import BlockDevice
-from base.errors import ConfigError, StorageError
+from base.errors import ConfigError, MediaError, StorageError
 from base.ids import NodeId
 from base.log import configure
 from base.place import Address, local_socket, parse_address
@@ -54,6 +54,7 @@ from node.journal import Journal
 from node.leases import LeaseTable
 from node.operator_view import OperatorView
 from node.options import NodeOptions
+from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
@@ -270,6 +271,9 @@ class Node:
             bytes_per_s=config.rebuild.bytes_per_s,
         )
         self.io.pages = self.rebuild
+        self.repair = PageRepair(
+            io=self.io, store=self.store, clock=ports.clock, supervisor=self.supervisor
+        )
 
     async def stop(self) -> None:
         """Orderly: no new requests, everything to the disks, and say so in the store."""
@@ -323,6 +327,8 @@ class Node:
 
     def _region_error(self, key: tuple[int, int], error: StorageError) -> None:
         log.error("region.failed", volume=key[0], region=key[1], error=str(error))
+        if isinstance(error, MediaError) and self.io.store is not None:
+            self.repair.begin(key, error)
 
     def _region_pinned(self, key: tuple[int, int]) -> None:
         copy = self.core.copies.get(key[0], {}).get(key[1])

@@ -139,6 +139,10 @@ class IoPath:
             wire.AdminRequest: self._on_admin_request,
         }
 
+    def on_message(self, kind: type[Any], handle: Callable[[int, Any], None]) -> None:
+        """Messages of that kind are for somebody else."""
+        self._on[kind] = handle
+
     # ------------------------------------------------------------------ turns
 
     def turn_soon(self) -> None:

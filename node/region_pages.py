@@ -87,8 +87,8 @@ class RegionPages:
 
     __slots__ = (
         "aside", "base", "cache", "dirty", "freed", "full_mask", "key", "page_bytes", "pages",
-        "paused", "plans", "seqs", "states", "sums", "touched", "transferring", "unapplied",
-        "versions",
+        "paused", "plans", "repairing", "seqs", "states", "sums", "touched", "transferring",
+        "unapplied", "versions",
     )  # fmt: skip
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
@@ -106,6 +106,7 @@ class RegionPages:
         self.states: bytearray | None = None
         self.seqs: array[int] = no_seqs(0)
         self.dirty: dict[int, Page] = {}
+        self.repairing: dict[int, None] = {}  # asked for elsewhere, and not destaged since
         self.unapplied: dict[int, Record] = {}  # records that are journalled, by seq
         self.touched: dict[int, int] | None = None
         self.transferring: dict[int, None] = {}
@@ -243,6 +244,7 @@ class RegionPages:
         """All that the cache held of the page when it was picked is on disk."""
         assert self.states is not None
         self.versions += 1
+        self.repairing.pop(index, None)
         self.cache.changed[self.key] = None  # checksums at least
         if self.states[index] == FRESH:
             self.states[index] = DISK
@@ -273,6 +275,7 @@ class RegionPages:
         np.frombuffer(self.seqs, dtype=np.uint64)[wanted] = 0
         self.forget(index for index in list(self.dirty) if wanted[index])
         self.touched = {}
+        self.repairing.clear()
         self.freed.update(dict.fromkeys(freed.tolist()))
         self.versions += 1
 
@@ -322,6 +325,7 @@ class RegionPages:
         self.seqs = no_seqs(0)
         self.touched = None
         self.freed.clear()
+        self.repairing.clear()
         self.sums.clear()
         self.versions += 1
 

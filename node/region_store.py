@@ -23,7 +23,7 @@ from collections.abc import Callable
 import structlog
 
 from base.clock import Clock
-from base.device import BlockDevice
+from base.device import BlockDevice, Buffer
 from base.errors import NotFound, StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_MS
@@ -47,11 +47,13 @@ from node.incoming_pages import IncomingPages
 from node.journal import Journal
 from node.journal_format import (
     CommitNote,
+    FillNote,
     Lives,
     RegionDroppedNote,
     TransferBeginNote,
     TruncateNote,
 )
+from node.page_checksums import take_sectors
 from node.page_seqs import bits_of, bools_of, pack_seqs
 from node.recovery import RecoveredRegion
 from node.region_pages import HOLE, RegionPages, RegionPlace
@@ -345,6 +347,22 @@ class RegionStore:
             self._checkpoints += 1
             self._last_checkpoint_ns = self._clock.now_ns()
             await self._discard(freed)
+
+    def put_repaired(self, key: Key, index: int, mask: int, page: Buffer) -> None:
+        """Sectors of a page that another node gave back, as all records applied here left them.
+        They go the way of everything: journal, cache, disk. The caller holds the destager."""
+        region = self.region(key)
+        dirty = region.dirty.get(index)
+        missing = mask if dirty is None else mask & ~dirty.mask
+        bits = missing.to_bytes((missing.bit_length() + 7) // 8, "little")
+        note = FillNote(*key, index, True, bits, take_sectors(page, missing))
+        lsn = self.destager.fill_lsn = self.journal.append_note(note)
+        if dirty is None:
+            dirty = self.cache.new_page(region, index, lsn)
+        elif dirty.sealed is not None:
+            self.cache.unseal(dirty)
+        region.fill(dirty, missing, note.sectors)
+        self.destager.kick()
 
     async def _checkpoint_or_fail(self) -> None:
         try:

@@ -276,6 +276,32 @@ class TransferEnd:
     as_of: int
 
 
+@wire(tag=0x3D)
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Member to member: my disks have lost this page; what is in yours? It must be as record
+    `at_least` left it, or a later one. Reply: PageReply with the same `request`."""
+
+    request: int
+    volume: int
+    region: int
+    epoch: int
+    page: int
+    at_least: int
+
+
+@wire(tag=0x3E)
+@dataclass(frozen=True, slots=True)
+class PageReply:
+    """`outcome`: 0 `data` is the page as record `seq` left it; 1 ask again a little later; 2 the
+    disks here have it wrong too; 3 it is a hole as of record `seq`."""
+
+    request: int
+    outcome: int
+    seq: int
+    data: Bulk
+
+
 @wire(tag=0x40)
 @dataclass(frozen=True, slots=True)
 class RequestVote:

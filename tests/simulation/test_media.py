@@ -1,0 +1,135 @@
+"""Level 2: the disks of one node rot and fail; hosts read right bytes, and copies stay equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from base.errors import MediaError, StorageError
+from base.units import NS_PER_MS
+from node.disk_shelf import disk_name
+from node.page_checksums import BlockSums
+from node.page_repair import PageRepair
+from node.stored_region import StoredRegion
+from scenario.level2 import Level2Options, Level2Run, world
+from scenario.state_checks import Violated
+from sim.device import SimDisk
+from transport.messages import PageReply
+
+QUIET = Level2Options(
+    crashes=False, pauses=False, slow=False, stops=False, destage_after_ms=20, read_weight=60
+)
+
+
+class BadDisks(Level2Run):
+    """Nothing but the media of node 1 is faulty. One page of a file in four is hit now and then."""
+
+    victims: tuple[int, ...] = (1,)
+    latent = True
+
+    def _plan_fault(self) -> None:
+        self._after(5 * NS_PER_MS, self._spoil)
+
+    def _spoil(self) -> None:
+        if self.loop.now_ns >= self._faults_end_ns:
+            return
+        for victim in self.victims:
+            sim = self.nodes[victim]
+            for number in range(len(sim.names)):
+                self._spoil_disk(sim.disks[disk_name(number)])
+        self._plan_fault()
+
+    def _spoil_disk(self, disk: SimDisk) -> None:
+        pages = sorted(disk._present.pages)
+        if not pages:
+            return
+        at = pages[self.rng.below(len(pages))] * 4096
+        if self.latent and self.rng.chance(1, 2):
+            disk.latent_error(at + self.rng.below(8) * 512, 512)
+        else:
+            disk.rot(at + self.rng.below(4096), 1 + self.rng.below(255))
+
+
+def repaired(run: Level2Run) -> int:
+    found = 0
+    for sim in run.nodes:
+        assert sim.node is not None
+        found += sim.node.store.blocks.counters.repaired_pages
+    return found
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("seed", range(4))
+def test_hosts_and_copies_never_see_what_the_disks_of_one_node_spoil(seed: int) -> None:
+    run = BadDisks(seed, QUIET)
+    with world(run):
+        run.run()
+        assert repaired(run) > 0
+
+
+def caught(run: Level2Run) -> str:
+    try:
+        with world(run):
+            run.run()
+    except (Violated, StorageError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.simulation
+def test_taking_what_a_disk_says_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BlockSums, "is_right", lambda *_: True)
+    monkeypatch.setattr(BlockSums, "wrong_blocks", lambda *_: [])
+    assert any(caught(BadDisks(seed, QUIET)) for seed in (6, 7))
+
+
+@pytest.mark.simulation
+def test_answering_with_a_page_that_was_not_checked_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both sides: the one that has it does not look, and the one that gets it does not either."""
+
+    async def unchecked(self: PageRepair, peer: int, message: Any, region: StoredRegion) -> None:
+        data = bytearray(region.page_bytes)
+        at = region.base + message.page * region.page_bytes
+        await self._store.shelf.read(region.plans, at, memoryview(data))
+        self._answering -= 1
+        self._io.bus.send(peer, PageReply(message.request, 0, region.applied_seq, data))
+
+    monkeypatch.setattr(PageRepair, "_answer", unchecked)
+    monkeypatch.setattr(PageRepair, "_fits", staticmethod(lambda *_: True))
+    assert any(caught(BadDisks(seed, QUIET)) for seed in range(4))
+
+
+@pytest.mark.simulation
+def test_a_page_that_no_copy_has_is_an_error_that_names_it() -> None:
+    run = BadDisks(1, replace(QUIET, read_weight=0, seconds=2))
+    run.victims = ()
+    with world(run):
+        run.run()
+        for sim in run.nodes:
+            for number in range(len(sim.names)):
+                disk = sim.disks[disk_name(number)]
+                for page in sorted(disk._present.pages):
+                    disk.rot(page * 4096 + 7)
+        sim = next(each for each in run.nodes if each.node and (1, 0) in each.node.store)
+        assert sim.node is not None
+        assert sim.group is not None
+        store = sim.node.store
+        page = next(at for at, state in enumerate(store.regions[1, 0].states or b"") if state == 2)
+        size = store.regions[1, 0].page_bytes
+        into = memoryview(bytearray(size))
+
+        async def read() -> str:
+            with pytest.raises(MediaError) as raised:
+                await store.read((1, 0), page * size, size, into)
+            return str(raised.value)
+
+        task = sim.group.start(read(), name="read")
+        run._wait("the read ends", 5, task.done)
+        assert task.result().startswith(
+            f"volume 1 region 0 page {page}: no copy has right bytes of it any more; here: volume 1"
+        )
+        assert store.blocks.counters.lost_pages == 1
