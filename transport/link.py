@@ -109,6 +109,9 @@ class Connection(asyncio.BufferedProtocol):
         """A socket is there: begin the handshake."""
         transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
         self._transport = transport
+        if self.dead:
+            transport.abort()  # given up meanwhile
+            return
         table = self._table
         if not table.begin_handshake(self):
             self.end("too many connections that have not proven who they are", refused=True)
@@ -135,6 +138,13 @@ class Connection(asyncio.BufferedProtocol):
         self._table.connection_gone(self)
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def give_up(self) -> None:
+        """The dial was cancelled. If there is a socket by now, the loop closes it and may tell
+        nobody: whoever waits for its end would wait for ever."""
+        self.end("the dial was given up")
+        if self._transport is not None:
+            self.connection_lost(None)
 
     def eof_received(self) -> bool:
         """The other end sends no more: a link is both ways or over."""
@@ -494,7 +504,11 @@ class LinkTable:
                 else:
                     await self.loop.create_connection(lambda: link, address[0], address[1])
         except (OSError, TimeoutError) as error:
+            link.give_up()
             return f"{address_text(address)}: {error or 'no answer in time'}"
+        except asyncio.CancelledError:
+            link.give_up()
+            raise
         await asyncio.shield(link.ended)  # cancelling us must not cancel it for `close`
         return "" if link.session else f"{address_text(address)}: the handshake failed"
 

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from base.errors import ConfigError
@@ -495,3 +496,31 @@ def test_limits_that_could_not_carry_a_frame_are_refused() -> None:
         LinkLimits(queued_bytes_max=1000)
     with pytest.raises(ConfigError, match="backoff"):
         LinkLimits(backoff_min_ms=100, backoff_max_ms=50)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_close_does_not_wait_for_a_socket_whose_dial_was_cancelled(new_loop: Any) -> None:
+    """Found with real processes: of eight that stopped together one waited for ever."""
+
+    async def body() -> None:
+        one = mesh(1, {0: NOWHERE})
+        await one.start()
+        zero = mesh(0, {1: one.listening})
+        begin = zero.begin_handshake
+
+        def begin_and_cancel(connection: Connection) -> bool:
+            began = begin(connection)
+            for task in asyncio.all_tasks():
+                if "dial" in task.get_name():
+                    task.cancel()  # the socket is made, and the dial has not been told so
+            return began
+
+        zero.begin_handshake = begin_and_cancel  # type: ignore[method-assign]
+        await zero.start()
+        await until(lambda: not any("dial" in task.get_name() for task in asyncio.all_tasks()))
+        async with asyncio.timeout(5):
+            await zero.close()
+        await one.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(body())
