@@ -52,7 +52,10 @@ class Agreement:
         self._propose_locally(now_ns)
 
     def note_applied(self, index: int, applied: Any) -> None:
-        """What an entry did, for the answer to its proposer."""
+        """What an entry did, for the answer to its proposer. Also on a node that led until just
+        now, and has proposals that were committed with the entry that ended its lead."""
+        if not self._raft_tokens:
+            return
         self.applied[index] = applied
         if len(self.applied) > APPLIED_MAX:
             del self.applied[next(iter(self.applied))]

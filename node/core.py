@@ -461,8 +461,7 @@ class NodeCore:
     def apply_entry(self, index: int, payload: bytes, now_ns: int) -> None:
         """An entry is committed, and durable here: carry it out."""
         applied = self.catalog.apply(index, payload)
-        if self.raft.is_leader:
-            self.agreement.note_applied(index, applied)
+        self.agreement.note_applied(index, applied)
         for effect in applied.effects:
             if isinstance(effect, RegionsChanged):
                 self._on_regions_changed(effect.volume, index, now_ns)
