@@ -85,7 +85,7 @@ class Step(NamedTuple):
     record: Record | None = None
     note: TransferBeginNote | None = None
     done: bool = False
-    later: tuple[TransferBeginNote, ...] = ()
+    later: tuple[bytes, ...] = ()  # bitmaps of suspects of transfers that began behind the record
     seqs: tuple[int, bytes] = (0, b"")
     fill: FillNote | None = None
 
@@ -115,9 +115,9 @@ class _Region:
             return True
         return any(at > lsn and from_seq <= seq for at, from_seq in self.truncates)
 
-    def later(self, lsn: int) -> tuple[TransferBeginNote, ...]:
-        """Transfers of some pages that begin behind that entry."""
-        return tuple(note for at, note in self.transfers if at > lsn)
+    def later(self, lsn: int) -> tuple[bytes, ...]:
+        """Suspects of the transfers of some pages that begin behind that entry."""
+        return tuple(note.suspect for at, note in self.transfers if at > lsn)
 
 
 class Survey:
@@ -188,10 +188,11 @@ class Survey:
 class _Progress:
     """Where the replay of one region stands."""
 
-    __slots__ = ("base", "last", "recovered")
+    __slots__ = ("base", "last", "recovered", "suspect")
 
-    def __init__(self, recovered: RecoveredRegion) -> None:
+    def __init__(self, recovered: RecoveredRegion, suspect: bytes) -> None:
         self.recovered = recovered
+        self.suspect = suspect  # of the checkpoint
         self.base = recovered.committed  # its clients are in the table already
         self.last = NEVER  # seq of the newest record seen
 
@@ -216,7 +217,7 @@ class Replay:
             recovered.complete = region.session == COMPLETE
             if not recovered.complete:
                 recovered.since = region.since
-            self._progress[key] = _Progress(recovered)
+            self._progress[key] = _Progress(recovered, entry.suspect if entry is not None else b"")
 
     @property
     def regions(self) -> dict[Key, RecoveredRegion]:
@@ -272,8 +273,13 @@ class Replay:
         recovered = progress.recovered
         later = region.later(entry.lsn)
         if not recovered.complete and not later:
-            # Which of these were applied before the crash is not known, and none is needed.
-            return Step(Action.MARK, key, record) if recovered.since[0] else None
+            if not recovered.since[0]:
+                return None
+            if seq > recovered.since[0]:
+                # Which of these were applied before the crash is not known, and none is needed.
+                return Step(Action.MARK, key, record)
+            # Of before a transfer that the checkpoint knows and the journal lost.
+            later = (progress.suspect,)
         expected = progress.last + 1 if progress.last != NEVER else progress.base + 1
         if seq > expected:
             recovered.complete = False

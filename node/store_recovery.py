@@ -140,7 +140,7 @@ def _keep_received(region: StoredRegion, step: Step) -> None:
     assert step.record is not None
     assert region.states is not None
     for index in region.touched_by(step.record):
-        if any(note.suspect[index >> 3] >> (index & 7) & 1 for note in step.later):
+        if any(suspect[index >> 3] >> (index & 7) & 1 for suspect in step.later):
             region.forget((index,))
             region.states[index] = HOLE  # until the transfer says what it is
 

@@ -260,17 +260,15 @@ def run_lives(seed: int, now_percent: int, kinds: list[CrashKind], *, forks: boo
 
             task = group.start(life(), name="life")
             span_ms = joiner.rng.choice((3, 30, 100, 400))
-            joiner.loop.run_until_ns(
-                joiner.loop.now_ns + joiner.rng.randrange(span_ms * 1_000_000)
-            )
+            joiner.loop.run_until_ns(joiner.loop.now_ns + joiner.rng.randrange(span_ms * 1_000_000))
             if task.done() and task.exception() is not None:
                 raise task.exception()  # type: ignore[misc]
             assert not joiner.failures, joiner.failures
             joiner.disks.crash(kind)
             group.drop()
             line = joiner.line
-            if forks and joiner.rng.random() < 0.3 and line.records:
-                line.fork(joiner.rng.randrange(len(line.records)))
+            if forks and joiner.rng.random() < 0.5 and line.records:
+                line.fork(max(0, len(line.records) - joiner.rng.randrange(1, 12)))
                 line.grow(joiner.rng.randrange(1, 6))
             for record in line.records:
                 record.dead = False
