@@ -5,8 +5,9 @@ failed disks, number of regions], then an entry per region, each behind its leng
 slot whose CRCs are right counts. The other one is written next, so a crash in the middle of it
 leaves the newest. An entry is msgpack [volume, region, session, epoch, committed, committed epoch,
 clients, bitmap of pages on disk, last record applied, page seqs as of that record (two bytes a
-page, `node.page_seqs`), since, bitmap of suspects, checksums (`node.page_checksums`)]; session: 0
-complete, > 0 a joiner's, -1 incomplete; since, suspects: of `node.stored_region`, when incomplete.
+page, `node.page_seqs`), since, bitmap of suspects, checksums (`node.page_checksums`), lsn];
+session: 0 complete, > 0 a joiner's, -1 incomplete; since, suspects: of `node.stored_region`, when
+incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from node.journal_format import Lives
 from node.page_seqs import SEQ_BYTES, bitmap_bytes
 
 MAGIC: Final = 0x0C8EC401
-FORMAT: Final = 3
+FORMAT: Final = 4
 SUM_BYTES: Final = 16  # checksums of the blocks of a page of 16 KiB
 COMPLETE: Final = 0
 INCOMPLETE: Final = -1
@@ -55,6 +56,7 @@ class RegionState:
 class RegionEntry:
     """One region of a checkpoint. bitmap: pages that are on disk; empty when none is. seqs: packed
     as of the record `applied`; empty when no page was ever touched. sums: as BlockSums packs them.
+    noted: what stands before that lsn in the journal is in here already.
     """
 
     session: int = COMPLETE
@@ -65,6 +67,7 @@ class RegionEntry:
     since: tuple[int, int] = (0, 0)
     suspect: bytes = b""
     sums: bytes = b""
+    noted: int = 0
 
 
 @dataclass(slots=True)
@@ -85,6 +88,7 @@ def pack_region(key: Key, entry: RegionEntry) -> bytes:
             key[0], key[1], entry.session, state.epoch, state.committed, state.committed_epoch,
             state.clients, entry.bitmap, entry.applied, entry.seqs, entry.since, entry.suspect,
             entry.sums,
+            entry.noted,
         )
     )  # fmt: skip
     return _CRC.pack(len(packed)) + packed

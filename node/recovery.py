@@ -105,6 +105,9 @@ class _Region:
     truncates: list[tuple[int, int]] = field(default_factory=list)  # (lsn, from_seq)
     since: tuple[int, int] = (0, 0)  # while incomplete
     sums: bytes = b""  # of the blocks that no later entry makes again
+    # What stands before `noted` has made the sums and the commit point of the checkpoint already.
+    noted: int = 0
+    noted_commit: int = 0
     transfers: list[tuple[int, TransferBeginNote]] = field(default_factory=list)  # not of all pages
 
     def voids(self, lsn: int, seq: int) -> bool:
@@ -130,6 +133,7 @@ class Survey:
             self.regions[key] = _Region(
                 state.epoch, state.committed, state.committed_epoch, entry.session, state.clients,
                 since=entry.since, sums=entry.sums,
+                noted=entry.noted, noted_commit=state.committed,
             )  # fmt: skip
 
     def _region(self, key: Key) -> _Region:
@@ -171,6 +175,10 @@ class Survey:
             begun = _Region(
                 epoch, note.base_seq, note.base_epoch, note.session, note.clients, lsn, note
             )
+            begun.noted, begun.noted_commit = region.noted, region.noted_commit
+            if lsn < region.noted:
+                begun.sums = region.sums
+                begun.committed = max(begun.committed, region.noted_commit)
             if note.suspect:
                 begun.reset_lsn, begun.begin = region.reset_lsn, region.begin
                 begun.truncates, begun.since = region.truncates, note.since
@@ -180,9 +188,12 @@ class Survey:
         elif isinstance(note, TransferDoneNote):
             if region.session == note.session:
                 region.session = COMPLETE
-                region.sums = note.sums
+                if lsn >= region.noted:
+                    region.sums = note.sums
         elif isinstance(note, RegionDroppedNote):
             self.regions[key] = _Region(0, 0, 0, COMPLETE, (), lsn, None, True)
+            if lsn < region.noted:  # and it was made anew before that
+                self.regions[key].sums, self.regions[key].noted = region.sums, region.noted
 
 
 class _Progress:
@@ -192,7 +203,7 @@ class _Progress:
 
     def __init__(self, recovered: RecoveredRegion, suspect: bytes) -> None:
         self.recovered = recovered
-        self.suspect = suspect  # of the checkpoint
+        self.suspect = suspect  # of the last transfer so far, as the checkpoint or a note says
         self.base = recovered.committed  # its clients are in the table already
         self.last = NEVER  # seq of the newest record seen
 
@@ -248,8 +259,10 @@ class Replay:
             return None
         later = region.later(entry.lsn)
         if not progress.recovered.complete and not later:
-            return None
-        if any(each.suspect[note.page >> 3] >> (note.page & 7) & 1 for each in later):
+            if not progress.recovered.since[0]:
+                return None
+            later = (progress.suspect,)
+        if any(suspect[note.page >> 3] >> (note.page & 7) & 1 for suspect in later):
             return None
         return Step(Action.FILL, key, fill=note)
 
@@ -314,6 +327,7 @@ class Replay:
             return None
         progress.last = NEVER
         progress.base = note.base_seq
+        progress.suspect = note.suspect
         progress.recovered.restart(note)
         # What a session did not bring that another followed, that other one brings.
         done = progress.recovered.complete or bool(region.later(entry.lsn))

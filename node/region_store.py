@@ -411,6 +411,7 @@ class RegionStore:
             region.since if incomplete else (0, 0),
             region.suspect if incomplete else b"",
             region.sums.pack(),
+            self.journal.next_lsn,
         )
         self.entries[key] = pack_region(key, entry)
         if region.freed:

@@ -155,6 +155,22 @@ def _transfer(region: StoredRegion, note: TransferBeginNote, done: bool) -> None
         region.states = bytearray(np.where(states == ABSENT, DISK, states).astype(np.uint8))
 
 
+def _give_up_suspects(region: StoredRegion, some: bool) -> None:
+    """Of an incomplete copy keep only what is sure: of the other pages the disks may hold bytes
+    that nothing here knows of, so neither what the cache has nor the checksums go with them."""
+    if not some:
+        region.clear()
+        region.since, region.suspect = (0, 0), b""
+        return
+    suspects = region.suspects()
+    region.sums.forget_pages(suspects)
+    if region.states is not None:
+        for index in np.flatnonzero(suspects).tolist():
+            if index in region.dirty:
+                region.forget((index,))
+                region.states[index] = HOLE
+
+
 def _recovered(store: RegionStore, replay: Replay) -> dict[Key, RecoveredRegion]:
     found: dict[Key, RecoveredRegion] = {}
     for key, recovered in replay.regions.items():
@@ -166,9 +182,7 @@ def _recovered(store: RegionStore, replay: Replay) -> dict[Key, RecoveredRegion]
             region.now_complete()
         else:
             region.session = INCOMPLETE
-            if not recovered.since[0]:
-                region.clear()
-                region.since, region.suspect = (0, 0), b""
+            _give_up_suspects(region, bool(recovered.since[0]))
         region.applied_seq = recovered.committed
         region.applied_epoch = recovered.committed_epoch
         for record, lsn in recovered.tail:
