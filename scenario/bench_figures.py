@@ -41,7 +41,8 @@ LOADS: Final = (
     Load("seqread", "1 MiB sequential read, 4 in flight", "read", MiB, 4),
 )
 OTHERS: Final = ("ready", "idle", "terabyte", "kill", "stop")
-NAMES: Final = (*(load.name for load in LOADS), *OTHERS)
+SIMULATED: Final = ("sim1", "sim2", "zones")  # need no cluster
+NAMES: Final = (*(load.name for load in LOADS), *OTHERS, *SIMULATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,9 @@ BOUNDS: Final[dict[tuple[str, str], Bound]] = {
     ("terabyte", "node_growth_mib"): Bound(64, 35, False),
     ("kill", "longest_ms"): Bound(1000, 300, False),
     ("stop", "longest_ms"): Bound(1500, 800, False),
+    ("sim1", "hours_per_minute"): Bound(1, 2, True),
+    ("sim2", "speed"): Bound(15, 30, True),
+    ("zones", "operations_per_s"): Bound(200_000, 1_000_000, True),
 }
 
 

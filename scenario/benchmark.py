@@ -38,6 +38,7 @@ from scenario.bench_figures import (
     NAMES,
     REFERENCE,
     SETUPS,
+    SIMULATED,
     Result,
     Run,
     as_json,
@@ -77,6 +78,9 @@ class Bench:
 
     def run(self) -> None:
         """Everything, in an order in which one figure does not disturb the next."""
+        self._simulate()
+        if not self.wants(*(name for name in NAMES if name not in SIMULATED)):
+            return
         with ExitStack() as stack:
             stack.callback(self.cluster.stop)
             self._say(f"starting {self.asked.nodes} nodes")
@@ -94,6 +98,20 @@ class Bench:
                 self._rounds(loads)
             self._attempt("kill", lambda: self._disturb("kill", self.asked.kills))
             self._attempt("stop", lambda: self._disturb("stop", self.asked.stops))
+
+    def _simulate(self) -> None:
+        """Each seed is another run of the simulator, in this process."""
+        from scenario import bench_sim
+
+        for name, measure, figure in (
+            ("sim1", "hours_per_minute", bench_sim.level1_hours_per_minute),
+            ("sim2", "speed", bench_sim.level2_speed),
+            ("zones", "operations_per_s", bench_sim.zones_per_s),
+        ):
+            if self.wants(name):
+                self._say(name)
+                samples = [figure(seed) for seed in range(self.asked.rounds)]
+                self.results.append(result(name, "one core", measure, samples))
 
     def _say(self, text: str) -> None:
         if not self.asked.json:

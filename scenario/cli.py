@@ -22,6 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FOUND, REFUSED, VOID, INTERRUPTED = 1, 2, 3, 130
+FOUND_DIRECTORY: Final = Path("tests/simulation/found")
 CANARY_MINUTES: Final = 10  # runs of such a length begin with a canary
 
 sim_app = typer.Typer(
@@ -160,6 +161,42 @@ def replay(
         anyway=anyway, as_json=as_json,
     )  # fmt: skip
     raise typer.Exit(run.run())
+
+
+@sim_app.command("shrink")
+@refusing
+def shrink(
+    what: Annotated[str, typer.Argument(metavar="SEED|FILE", help="A seed, or a kept scenario.")],
+    level: Level = 1,
+    profile: Profile = "default",
+    mutation: Mutation = "",
+    given: Set = None,
+    allow_loss: AllowLoss = False,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Stop after that long.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, help="Stop after so many runs.")] = 2000,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes; by default one for each core.")
+    ] = os.cpu_count() or 1,
+    save: Annotated[
+        Path, typer.Option(help="Directory in which the smaller run is kept as a file.")
+    ] = FOUND_DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Make a failing run smaller, and keep what is left as a file.
+
+    Fewer faults, shorter ones, fewer hosts, seconds, regions and nodes, as long as it ends with the
+    same verdict on the same rule. Exit code 0 when a file was written, 1 when the run passes.
+    """
+    from scenario.sim_shrink import SimShrink
+
+    kept = asked.request(
+        what, level=level, profile=profile, mutation=mutation, given=given or [],
+        allow_loss=allow_loss,
+    )  # fmt: skip
+    made = SimShrink(
+        kept, minutes=minutes, runs_max=runs, jobs=jobs, save=save, as_json=as_json
+    )  # fmt: skip
+    raise typer.Exit(made.run())
 
 
 @sim_app.command("profiles")

@@ -62,9 +62,10 @@ class DaskPool:
     def receive(self, seconds: float) -> list[Answer]:
         """What is done by now; waits so long for the first."""
         try:
-            done = self._dask.wait(
-                list(self._jobs), timeout=seconds, return_when="FIRST_COMPLETED"
-            ).done
+            with self._client.as_current():
+                done = self._dask.wait(
+                    list(self._jobs), timeout=seconds, return_when="FIRST_COMPLETED"
+                ).done
         except TimeoutError:
             return []
         where = self._client.who_has(list(done))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from base.clock import RealClock
@@ -155,6 +155,11 @@ class Watched:
             wall_ms=(clock.now_ns() - begin_ns) // NS_PER_MS,
             lines=tuple(getattr(report, "lines", ())),
         )  # fmt: skip
+
+
+def option_values(request: RunRequest) -> dict[str, int | bool]:
+    """The options of the run, as drawn and replaced. InvalidRequest: it does not apply."""
+    return asdict(_options(request))
 
 
 def perform(request: RunRequest) -> RunResult:

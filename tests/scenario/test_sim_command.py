@@ -30,6 +30,7 @@ def refused(*arguments: str) -> str:
     return str(result.stderr)
 
 
+@pytest.mark.simulation
 def test_run_that_finds_nothing_says_how_much_it_did() -> None:
     result = sim(
         "run", "--seeds", "1..2", "--jobs", "1", *SHORT, "--repeat-percent", "100", "--json"
@@ -67,12 +68,14 @@ def test_refusal_is_json_when_asked_for() -> None:
     assert json.loads(refused("run", "--json"))["code"] == "invalid"
 
 
+@pytest.mark.simulation
 def test_replay_of_a_seed_prints_its_trace_hash_each_time() -> None:
     first, second = (sim("replay", "3", *SHORT, "--json") for _ in range(2))
     assert first.exit_code == 0, first.output
     assert json.loads(first.stdout)["trace"] == json.loads(second.stdout)["trace"] != ""
 
 
+@pytest.mark.simulation
 def test_replay_stops_at_a_second_and_shows_every_node() -> None:
     result = sim("replay", "3", *SHORT, "--until", "2.5", "--json")
     assert result.exit_code == 0, result.output
@@ -81,6 +84,7 @@ def test_replay_stops_at_a_second_and_shows_every_node() -> None:
     assert {row["role"] for row in said["copies"]} >= {"owner", "copy"}
 
 
+@pytest.mark.simulation
 def test_replay_says_when_no_event_matches() -> None:
     assert "no event with nonsense" in sim("replay", "3", *SHORT, "--until", "nonsense").stderr
 
@@ -92,14 +96,17 @@ def kept(directory: Path, **more: str) -> str:
     return str(path)
 
 
+@pytest.mark.simulation
 def test_kept_scenario_is_replayed(tmp_path: Path) -> None:
     assert sim("replay", kept(tmp_path)).exit_code == 0
 
 
+@pytest.mark.simulation
 def test_kept_scenario_with_another_trace_is_refused(tmp_path: Path) -> None:
     assert "the code moved on" in refused("replay", kept(tmp_path, trace="0123"))
 
 
+@pytest.mark.simulation
 def test_kept_scenario_with_another_trace_runs_anyway(tmp_path: Path) -> None:
     assert sim("replay", kept(tmp_path, trace="0123"), "--anyway").exit_code == 0
 
