@@ -9,21 +9,24 @@ CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14
 PYTEST := $(BIN)/python -m pytest
 # What tests could not run for lack of a tool is collected here and named at the end.
 NOT_RUN := build/not-run
+SEEDS_1 ?= 2000
+SEEDS_2 ?= 200
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check simulate bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    eight processes, a volume, a kill, the repair and the verdict; about a minute'
 	@echo 'make test    every gate and every test'
 	@echo 'make check   the static gates only: format, lint, types, imports'
+	@echo 'make simulate  seeds that nobody ran before, at both levels of the simulator; some minutes'
 	@echo 'make bench   measure a running cluster beside other NBD servers; some minutes'
 	@echo 'make clean   remove what the above made, except the results of measurements'
 
 demo: $(VENV)/.installed
 	@$(BIN)/eightfold demo
 
-test: check
+test: check simulate
 	@mkdir -p $(dir $(NOT_RUN)) && rm -f $(NOT_RUN)
 	EIGHTFOLD_NOT_RUN=$(NOT_RUN) $(PYTEST) -n 2 -m 'not processes and not interop'
 	EIGHTFOLD_NOT_RUN=$(NOT_RUN) $(PYTEST) -m 'processes or interop'
@@ -37,6 +40,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each run takes seeds of its own, and prints which; `eightfold sim run --seeds A..B` repeats them.
+simulate: $(VENV)/.installed-dev
+	$(BIN)/eightfold sim run --level 1 --seeds fresh:$(SEEDS_1) --set seconds=2
+	$(BIN)/eightfold sim run --level 2 --seeds fresh:$(SEEDS_2) --set seconds=3
+	$(BIN)/eightfold sim mutants --quick
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m scenario.benchmark $(BENCH)

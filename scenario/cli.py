@@ -199,6 +199,34 @@ def shrink(
     raise typer.Exit(made.run())
 
 
+@sim_app.command("mutants")
+@refusing
+def mutants(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]…", help="Some of them; else all.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only those that are cheap to see: for every CI run.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=1024, help="Processes; by default one for each core.")
+    ] = os.cpu_count() or 1,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="A document that gets the table between its marks, for mutations."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Put deliberate bugs in, one by one, and run seeds until each is seen by a checker.
+
+    Exit code 0 when every one was seen within its budget of seeds, 1 when one survived.
+    """
+    from scenario.sim_mutants import SimMutants
+
+    made = SimMutants(tuple(names or ()), quick=quick, jobs=jobs, table=table, as_json=as_json)
+    raise typer.Exit(made.run())
+
+
 @sim_app.command("profiles")
 @refusing
 def profiles(as_json: Json = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from base.errors import InvalidRequest, NotConnected
 from scenario.pool import Answer, Job
-from scenario.run_adapter import perform
+from scenario.run_one import perform
 from scenario.runs import FAILED, RunResult, request_from_json, result_from_json, to_json
 
 AHEAD = 2  # requests for each thread of a worker

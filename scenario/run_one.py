@@ -8,12 +8,14 @@ from __future__ import annotations
 import gc
 import time
 import traceback
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, Final, Protocol
 
-from base.errors import InvalidRequest, StorageError
-from scenario import level1
+from base.errors import InvalidRequest
+from scenario import level1, level2
 from scenario.faults import nearest
-from scenario.mutations import applied
+from scenario.mutations import applied, mutation_of
 from scenario.profiles import LEVEL1, with_options
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
 from scenario.state_checks import Violated
@@ -21,14 +23,71 @@ from scenario.state_checks import Violated
 LINES_MAX = 200_000
 
 
-def perform(request: RunRequest) -> RunResult:
+def _level2_default(seed: int) -> level2.Level2Options:
+    """Kills, pauses, stops and slow disks, one at a time."""
+    return level2.Level2Options()
+
+
+def _level2_swarm(seed: int) -> level2.Level2Options:
+    """Every option drawn: features on and off, times short and long."""
+    return level2.swarm(seed)
+
+
+PROFILES: Final[dict[int, dict[str, Callable[[int], Any]]]] = {
+    1: dict(LEVEL1),
+    2: {"default": _level2_default, "swarm": _level2_swarm},
+}
+
+
+class Watch(Protocol):
+    """Who looks at a run from outside: a replay."""
+
+    def began(self, run: Any) -> None:
+        """The run is about to start: a `level1.SeedRun` or a `level2.Level2Run`."""
+
+    def ended(self, run: Any) -> None:
+        """It has ended; its nodes are still there."""
+
+
+def options_of(request: RunRequest) -> Any:
+    """The options, as drawn and replaced. InvalidRequest: the request does not apply."""
+    if request.level not in PROFILES:
+        raise InvalidRequest(f"there is no level {request.level}: levels are 1 and 2")
+    known = PROFILES[request.level]
+    if request.profile not in known:
+        raise InvalidRequest(
+            f"level {request.level} has no profile {request.profile}:"
+            f" {nearest(request.profile, known)}"
+        )
+    return with_options(known[request.profile](request.seed), request.options)
+
+
+def option_values(request: RunRequest) -> dict[str, int | bool]:
+    """The same by name."""
+    return asdict(options_of(request))
+
+
+def run_of(request: RunRequest) -> Any:
+    """The run, not yet begun. InvalidRequest: the request does not apply."""
+    options = options_of(request)
+    if request.mutation:
+        mutation_of(request.mutation)
+    if request.level == 1:
+        options = replace(options, trace=request.trace)
+        return level1.SeedRun(request.seed, options, request.faults, allow_loss=request.allow_loss)
+    if request.faults is not None:
+        raise InvalidRequest("level 2 draws its faults: it does not take a list of them")
+    return level2.Level2Run(request.seed, options)
+
+
+def perform(request: RunRequest, watch: Watch | None = None) -> RunResult:
     """Run it. wall_ms is the only part of the result that does not follow from the request."""
     began_ns = time.perf_counter_ns()
     collecting = gc.isenabled()
     gc.disable()
     try:
         with applied(request.mutation):
-            result = _level1(request) if request.level == 1 else _refuse_level(request)
+            result = _judged(request, run_of(request), watch)
     except InvalidRequest as error:
         result = RunResult(request, REFUSED, text=str(error))
     finally:
@@ -37,29 +96,21 @@ def perform(request: RunRequest) -> RunResult:
     return replace(result, wall_ms=(time.perf_counter_ns() - began_ns) // 1_000_000)
 
 
-def _refuse_level(request: RunRequest) -> RunResult:
-    raise InvalidRequest(f"there is no level {request.level}: levels are 1 and 2")
-
-
-def _level1(request: RunRequest) -> RunResult:
-    profile = LEVEL1.get(request.profile)
-    if profile is None:
-        raise InvalidRequest(
-            f"level 1 has no profile {request.profile}: {nearest(request.profile, LEVEL1)}"
-        )
-    options = replace(with_options(profile(request.seed), request.options), trace=request.trace)
-    run = level1.SeedRun(request.seed, options, request.faults, allow_loss=request.allow_loss)
+def _judged(request: RunRequest, run: Any, watch: Watch | None) -> RunResult:
     verdict, rule, text = PASSED, "", ""
+    if watch is not None:
+        watch.began(run)
     try:
-        run.run()
+        _go(request, run, watch)
     except Violated as violated:
         verdict, text = VIOLATED, str(violated)
         rule = _rule_of(text)
-    except (AssertionError, StorageError, LookupError, ValueError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the verdict of this run
         verdict, rule = FAILED, type(error).__name__
         text = "".join(traceback.format_exception(error)[-6:])
-    if run.faults.refused:
-        verdict, rule, text = REFUSED, "", run.faults.refused
+    refused = run.faults.refused if request.level == 1 else ""
+    if refused:
+        verdict, rule, text = REFUSED, "", refused
     report = run.report()
     return RunResult(
         request,
@@ -71,10 +122,26 @@ def _level1(request: RunRequest) -> RunResult:
         operations=report.operations,
         virtual_ms=int(report.virtual_s * 1000),
         longest_ms=report.longest_ms,
-        faults=report.performed,
-        goals=report.goals,
-        lines=tuple(report.lines[-LINES_MAX:]),
+        faults=getattr(report, "performed", ()),
+        goals=getattr(report, "goals", ()),
+        lines=tuple(getattr(report, "lines", ())[-LINES_MAX:]),
     )
+
+
+def _go(request: RunRequest, run: Any, watch: Watch | None) -> None:
+    if request.level == 1:
+        try:
+            run.run()
+        finally:
+            if watch is not None:
+                watch.ended(run)
+        return
+    with level2.world(run):
+        try:
+            run.run()
+        finally:
+            if watch is not None:
+                watch.ended(run)
 
 
 def _rule_of(text: str) -> str:

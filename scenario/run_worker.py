@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TextIO
 
-from scenario.run_adapter import perform
+from scenario.run_one import perform
 from scenario.runs import request_from_json, to_json
 
 

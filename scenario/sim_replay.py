@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from admin import output
 from base.errors import InvalidRequest
-from scenario import run_adapter as runs_of
+from scenario import run_one as runs_of
 from scenario import sim_state as state
 from scenario.kept import Kept, rotten
+from scenario.level1 import SeedRun
 from scenario.runs import FAILED, PASSED, REFUSED, RunResult
-from scenario.trace_text import Event, Recorder, Wanted, stops_at
+from scenario.state_checks import Violated
+from scenario.trace_text import Event, Recorder, Wanted, event_of_level2, stops_at
 
 FOUND: Final = 1
+
+
+class Stopped(Violated):
+    """The event was reached at which the run was to stop."""
+
+
+@dataclass(slots=True)
+class Watching:
+    """Hangs a recorder on the trace of a run, and tells what its nodes held at the end."""
+
+    recorder: Recorder
+    nodes: list[state.NodeNow] = field(default_factory=list)
+
+    def began(self, run: Any) -> None:
+        """The run is about to start."""
+        if isinstance(run, SeedRun):
+            run.kernel.recorder = self._level1
+        else:
+            run.loop.recorder = partial(self._level2, run)
+
+    def ended(self, run: Any) -> None:
+        """It has ended; its nodes are still there."""
+        how = state.level1_nodes if isinstance(run, SeedRun) else state.level2_nodes
+        self.nodes = how(run)
+
+    def _level1(self, at_ns: int, node: int, kind: str, key: object) -> None:
+        if self.recorder.take(Event(at_ns, node, kind, key)):
+            raise Stopped("as asked")
+
+    def _level2(self, run: Any, at_ns: int, kind: str, key: Any) -> None:
+        if kind != "loop" and self.recorder.take(event_of_level2(at_ns, kind, key)):
+            run.checks.violation = Stopped("as asked")
+            run.loop.stop()
 
 
 @dataclass(slots=True)
@@ -32,12 +68,12 @@ class Replay:
         """The exit code. InvalidRequest: the run no longer applies."""
         show = output.say if self.trace and not self.as_json else None
         recorder = Recorder(Wanted(self.node, self.region), stops_at(self.until), show)
-        watched = runs_of.Watched(self.kept.request, recorder)
-        result = watched.perform()
+        watching = Watching(recorder)
+        result = runs_of.perform(self.kept.request, watching)
         if result.verdict == REFUSED:
             raise InvalidRequest(result.text)
         if recorder.stopped_at is not None:
-            self._show_state(recorder.stopped_at, recorder, watched.nodes())
+            self._show_state(recorder.stopped_at, recorder, watching.nodes)
             return 0
         if self.until:
             output.warn(f"no event with {self.until} was met; the run went to its end")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from base.clock import RealClock
 from base.errors import InvalidRequest
-from scenario import run_adapter as runs_of
+from scenario import run_one as runs_of
 from scenario.faults import FAULTS, nearest
 from scenario.goals import GOALS
 from scenario.kept import Kept, read_kept
@@ -68,7 +68,7 @@ def sweep(
         repeat_percent,
     )
     for each in range(len(found.profiles)):
-        runs_of.check(found.request(each))
+        runs_of.run_of(found.request(each))
     return found
 
 
@@ -96,7 +96,7 @@ def request(
         if not path.is_file():
             raise InvalidRequest(f"{what} is neither a seed nor a file")
         found = read_kept(path)
-    runs_of.check(found.request)
+    runs_of.run_of(found.request)
     return found
 
 
@@ -123,9 +123,9 @@ def region(text: str) -> tuple[int, int] | None:
 def profile_rows() -> list[tuple[Any, ...]]:
     """(level, name, what it draws)."""
     return [
-        (level, name, runs_of.about(level, name))
+        (level, name, (draw.__doc__ or "").strip().rstrip("."))
         for level in LEVELS
-        for name in runs_of.PROFILES[level]
+        for name, draw in runs_of.PROFILES[level].items()
     ]
 
 

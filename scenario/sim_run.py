@@ -14,6 +14,7 @@ from base.clock import RealClock
 from base.units import NS_PER_S
 from scenario.goals import GOALS
 from scenario.kept import Kept, write_kept
+from scenario.mutations import CANARY
 from scenario.pool import LocalPool, Pool
 from scenario.search import CANARY_SEEDS, Search, canary
 from scenario.sweep import Finding, Sweep, Tally, heading
@@ -24,7 +25,6 @@ VOID: Final = 3
 INTERRUPTED: Final = 130
 PLAIN_EVERY_S: Final = 15  # where there is no terminal, so many seconds between lines
 GOALS_SHOWN: Final = 20
-CANARIES: Final = {1: "ack_before_replicant", 2: "ack_before_replicant"}
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class SimRun:
 
     def _canary(self) -> bool:
         """Whether a bug that was put in on purpose was seen."""
-        name = CANARIES[self.sweep.level]
+        name = CANARY
         pool = self._pool()
         try:
             seen = canary(self.sweep, pool, name)

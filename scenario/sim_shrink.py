@@ -12,7 +12,7 @@ from admin import output
 from base.clock import RealClock
 from base.errors import InvalidRequest
 from base.units import NS_PER_S
-from scenario import run_adapter as runs_of
+from scenario import run_one as runs_of
 from scenario.kept import Kept, write_kept
 from scenario.pool import Job, LocalPool, Pool
 from scenario.runs import PASSED, REFUSED, RunRequest, RunResult
@@ -88,7 +88,10 @@ class SimShrink:
         if first.verdict == PASSED:
             output.warn("it passes: there is nothing to make smaller")
             return 1
-        listed = replace(self.kept.request, faults=first.faults)
+        # Level 2 has no list of what it performed: there only options become smaller.
+        listed = self.kept.request
+        if first.faults:
+            listed = replace(listed, faults=first.faults)
         (again,) = perform_all(pool, [listed])
         if (again.verdict, again.rule) != (first.verdict, first.rule):
             raise InvalidRequest(
@@ -106,7 +109,9 @@ class SimShrink:
             lambda smaller: self._say(f"  {judge.runs} runs: {size(smaller, values)}"),
         )  # fmt: skip
         smallest = shrinker.run()
-        path = write_kept(self.save, Kept(smallest, judge.last.text, ""))
+        # All options by name: what a profile draws from the seed may change one day.
+        explicit = replace(smallest, options=tuple(runs_of.option_values(smallest).items()))
+        path = write_kept(self.save, Kept(explicit, judge.last.text, ""))
         self._report(listed, smallest, judge, path, (clock.now_ns() - begin_ns) / NS_PER_S)
         return 0
 

@@ -17,7 +17,7 @@ from scenario.command import command
 from scenario.runs import RunRequest, to_json
 
 runner = CliRunner()
-SHORT = ("--set", "seconds=1")
+SHORT = ("--set", "seconds=1", "--set", "nodes=4")
 
 
 def sim(*arguments: str) -> Any:
@@ -80,7 +80,7 @@ def test_replay_stops_at_a_second_and_shows_every_node() -> None:
     result = sim("replay", "3", *SHORT, "--until", "2.5", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
-    assert len(said["nodes"]) == 8
+    assert len(said["nodes"]) == 4
     assert {row["role"] for row in said["copies"]} >= {"owner", "copy"}
 
 
@@ -90,7 +90,9 @@ def test_replay_says_when_no_event_matches() -> None:
 
 
 def kept(directory: Path, **more: str) -> str:
-    request = json.loads(to_json(RunRequest(1, "default", 3, options=(("seconds", 1),))))
+    request = json.loads(
+        to_json(RunRequest(1, "default", 3, options=(("seconds", 1), ("nodes", 4))))
+    )
     path = directory / "kept.json"
     path.write_text(json.dumps({"request": request, "found": "a test", **more}))
     return str(path)
