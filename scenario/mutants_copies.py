@@ -418,6 +418,17 @@ SLOW: Final = (*CRASHED, *options(journal_us=20_000, delay_us=50))
 FLAPPING: Final = (
     *CRASHED, *options(flap_every_ms=5, writes_per_s=60, down_ms=50, sync_us=10_000, delay_us=2000)
 )  # fmt: skip
+AGREEING: Final = options(sync_us=60_000, nodes=4, down_ms=300)  # the catalog takes its time
+HANDED: Final = (
+    *CRASHED,
+    *options(delay_us=2000, tail_us=100_000, writes_per_s=400, regions=4, nodes=4, down_ms=100),
+)  # fmt: skip
+PARTLY: Final = (*PARTED, *options(partitions=3, rough=True, down_max=2))
+RETURNING: Final = (
+    *PARTED,
+    *options(crashes=1, cuts=1, cut_ms=5000, cut_crash_percent=100, writes_per_s=60, regions=4,
+             flap_every_ms=0, lease_ms=60, grace_ms=75, nodes=8),
+)  # fmt: skip
 JUMPS: Final = (*PARTED, *options(wall_jumps=6, rough=True, down_max=4))
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
@@ -477,24 +488,26 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "match-by-number", "14", "a copy compares records by number, not by name",
-        ("I7", "I8", "I9", "I11", "code"), _match_by_number, options=PARTED, seeds=200,
+        ("I7", "I8", "I9", "I11", "code"), _match_by_number, options=HANDED, seeds=200,
     ),
     Mutation(
         "any-session", "14", "a joiner takes a session that is over",
-        ("I8", "I9", "I11", "I26", "code"), _any_session, profile="reconfiguration", seeds=200,
+        ("I8", "I9", "I11", "I26", "code"), _any_session,
+        options=(*FLAPPING, *options(nodes=4, seconds=3)), seeds=200,
     ),
     Mutation(
         "restart-with-admission-out", "15", "an admission that may commit is forgotten",
-        ("I9", "I8"), _restart_with_admission_out, options=FLAPPING, seeds=200,
+        ("I9", "I8"), _restart_with_admission_out, options=(*FLAPPING, *AGREEING), seeds=200,
     ),
     Mutation(
         "joiner-gives-no-lease", "16", "reads do not need the joiner whose admission is out",
-        ("I5", "I10"), _joiner_gives_no_lease, options=(*PARTED, *options(flap_every_ms=60)),
+        ("I5", "I10"), _joiner_gives_no_lease, options=(*PARTLY, *AGREEING, *options(crashes=2)),
         seeds=400,
     ),
     Mutation(
         "lease-of-earlier-life", "17", "answers to an earlier life count as leases",
-        ("I5", "I10"), _take_lease_of_earlier_life, options=FLAPPING, seeds=400,
+        ("I5", "I10"), _take_lease_of_earlier_life, options=FLAPPING, seeds=40,
+        unseen="a life serves nothing before it counts, and by then its own beacons are answered",
     ),
     Mutation(
         "count-leases-at-accusation", "18", "leases granted after an accusation are not waited for",
@@ -506,16 +519,16 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "grant-before-counted", "own", "a restarted node grants leases before it knows the catalog",
-        ("I10", "I5"), _grant_before_counted, options=(*PARTED, *options(crashes=3, down_ms=50)),
+        ("I10", "I5"), _grant_before_counted, options=RETURNING,
         seeds=400,
     ),
     Mutation(
         "forget-floor", "own", "a lease is granted to an owner that has not heard of its successor",
-        ("I10", "I5"), _forget_floor, options=PARTED, seeds=400,
+        ("I10", "I5"), _forget_floor, options=PARTLY, seeds=400,
     ),
     Mutation(
         "admit-without-waiting", "own", "commits never ask the joiner that is proposed",
-        ("I9", "I8"), _admit_without_waiting, options=CRASHED, seeds=100,
+        ("I9", "I8"), _admit_without_waiting, options=(*SLOW, *options(sync_us=100)), seeds=100,
     ),
     Mutation(
         "no-stream-to-joiner", "own", "a joiner gets the pages and not the records meanwhile",
@@ -550,11 +563,11 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "release-without-serving", "own", "an owner that never served says that it left",
-        ("I10", "I5"), _release_without_serving, profile="reconfiguration", seeds=400,
+        ("I10", "I5"), _release_without_serving, options=(*HANDED, *options(cuts=2)), seeds=400,
     ),
     Mutation(
         "release-of-any-epoch", "own", "a word about another epoch opens the region",
-        ("I10", "I5"), _release_of_any_epoch, profile="reconfiguration", seeds=400,
+        ("I10", "I5"), _release_of_any_epoch, options=(*HANDED, *options(cuts=2)), seeds=400,
     ),
     Mutation(
         "keep-divergent-tail", "own", "a returning copy keeps what the next epoch never had",

@@ -13,13 +13,18 @@ from itertools import islice
 from typing import Final
 
 from base.errors import InvalidRequest
-from scenario import mutants_catalog, mutants_copies
+from scenario import mutants_catalog, mutants_copies, mutants_nodes
 from scenario.faults import nearest
 from scenario.mutant_kit import Mutation, Patches
 from scenario.runs import FAILED, REFUSED, VIOLATED, RunRequest, RunResult
 
 MUTATIONS: Final[dict[str, Mutation]] = {
-    mutation.name: mutation for mutation in (*mutants_copies.MUTATIONS, *mutants_catalog.MUTATIONS)
+    mutation.name: mutation
+    for mutation in (
+        *mutants_copies.MUTATIONS,
+        *mutants_catalog.MUTATIONS,
+        *mutants_nodes.MUTATIONS,
+    )
 }
 
 CANARY: Final = "ack-before-copies"  # every long search begins with it
