@@ -131,11 +131,27 @@ class CatalogChecks:
     def _check_leader(self, node: KernelNode) -> None:
         """I12: one leader in each term, and it has all that was committed."""
         raft = node.core.raft
+        if raft.term not in self._leaders:
+            self._check_votes(node)
         first = self._leaders.setdefault(raft.term, node.node)
         if first != node.node:
             self.fail("I12", f"{node_name(first)} and {node} both lead term {raft.term}")
-        if raft.log.last_index < self._highest and raft.term >= max(self._leaders):
-            self.fail("I12", f"{node} leads without the committed entry {self._highest}")
+        at, log = self._highest, raft.log
+        newest = raft.term >= max(self._leaders)
+        if newest and log.snapshot.index < at and log.term_at(at) != self._entries.get(at):
+            self.fail("I12", f"{node} leads without the committed entry {at}")
+
+    def _check_votes(self, node: KernelNode) -> None:
+        """I12: whoever voted for the new leader has that on its disk, or is in a later term."""
+        raft = node.core.raft
+        for voter in sorted(voter for voter, granted in raft._votes.items() if granted):
+            hard = self.kernel.nodes[voter].durable.hard
+            if hard.term < raft.term or (hard.term == raft.term and hard.voted_for != node.node):
+                self.fail(
+                    "I12",
+                    f"{node} leads term {raft.term} by a vote of {node_name(voter)}, on whose disk"
+                    f" is term {hard.term} and a vote for {node_name(hard.voted_for)}",
+                )
 
     def _check_volumes(self, node: KernelNode, version: int) -> None:
         """I15: a number of a volume means one volume, and one that is gone never comes back."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from base.ids import NodeId
 from node.region_copy import PARKED_MAX, RegionCopy
 from node.roles import OWNER
 from scenario.catalog_checks import LOG_MAX, WAITING_MAX, CatalogChecks
@@ -92,6 +94,16 @@ def test_a_leader_without_a_committed_entry_is_seen(run: SeedRun) -> None:
     checks_of(run)._highest = 10_000
     with pytest.raises(Violated, match=r"I12 .* leads without the committed entry 10000"):
         checks_of(run).configured(leader_of(run))
+
+
+def test_a_vote_that_is_not_on_the_disk_of_the_voter_is_seen(run: SeedRun) -> None:
+    leader = leader_of(run)
+    voter = next(node for node, yes in leader.core.raft._votes.items() if yes)
+    kept = run.kernel.nodes[voter].durable
+    kept.hard = replace(kept.hard, voted_for=NodeId(7))
+    checks_of(run)._leaders.clear()
+    with pytest.raises(Violated, match=r"I12 .* by a vote of .* a vote for n7"):
+        checks_of(run).configured(leader)
 
 
 def test_another_entry_at_one_place_is_seen(run: SeedRun) -> None:
