@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -16,7 +16,7 @@ from base.errors import InvalidRequest
 from scenario import mutants_catalog, mutants_copies, mutants_nodes
 from scenario.faults import nearest
 from scenario.mutant_kit import Mutation, Patches
-from scenario.runs import FAILED, REFUSED, VIOLATED, RunRequest, RunResult
+from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
 
 MUTATIONS: Final[dict[str, Mutation]] = {
     mutation.name: mutation
@@ -89,7 +89,8 @@ def hunt(
     """Run its seeds until one is caught. InvalidRequest: a run of it does not apply (any more).
 
     jobs_map: as `map`, over processes perhaps. An error of the code itself counts as caught, by
-    rule "code"."""
+    rule "code". A seed that fails without the mutation as well proves nothing and is passed over:
+    it is a finding of its own, for the searches over the code as it is."""
     mutation = mutation_of(name)
     ran = 0
     requests = requests_of(mutation)
@@ -99,6 +100,9 @@ def hunt(
             if result.verdict == REFUSED:
                 raise InvalidRequest(f"mutation {name}: {result.text}")
             if result.verdict in (VIOLATED, FAILED):
+                clean = perform(replace(result.request, mutation=""))
+                if clean.verdict != PASSED:
+                    continue
                 rule = result.rule if result.verdict == VIOLATED else "code"
                 return Caught(
                     mutation, result.request.seed, ran, rule, result.text, rule in mutation.rules

@@ -13,11 +13,14 @@ from scenario.mutations import CANARY, MUTATIONS, Caught, Survived, applied, hun
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
 
 
-def runs(verdicts: dict[int, str], rule: str = "I9") -> Callable[[RunRequest], RunResult]:
-    """Performs nothing: seeds end as listed, the others pass."""
+def runs(
+    verdicts: dict[int, str], rule: str = "I9", clean: dict[int, str] | None = None
+) -> Callable[[RunRequest], RunResult]:
+    """Performs nothing: seeds end as listed, the others pass. clean: without the mutation."""
 
     def perform(request: RunRequest) -> RunResult:
-        verdict = verdicts.get(request.seed, PASSED)
+        ends = verdicts if request.mutation else clean or {}
+        verdict = ends.get(request.seed, PASSED)
         return RunResult(request, verdict, rule if verdict == VIOLATED else "", "what happened")
 
     return perform
@@ -73,6 +76,12 @@ def test_the_hunt_stops_at_the_first_seed_that_sees_it() -> None:
     found = hunt(CANARY, perform=runs({3: VIOLATED, 5: VIOLATED}))
     assert isinstance(found, Caught)
     assert (found.seed, found.ran, found.rule, found.expected) == (3, 4, "I9", True)
+
+
+def test_a_seed_that_fails_without_the_mutation_too_proves_nothing() -> None:
+    found = hunt(CANARY, perform=runs({3: VIOLATED, 5: VIOLATED}, clean={3: VIOLATED}))
+    assert isinstance(found, Caught)
+    assert found.seed == 5
 
 
 def test_a_rule_that_is_not_named_for_it_is_said_to_be_unexpected() -> None:
