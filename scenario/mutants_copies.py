@@ -484,7 +484,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "forget-operations-at-copies", "13", "only the owner remembers operations",
-        ("I2", "I11"), _forget_operations_at_copies, options=CRASHED, seeds=40,
+        ("I2", "I11", "I26"), _forget_operations_at_copies, options=CRASHED, seeds=40,
     ),
     Mutation(
         "match-by-number", "14", "a copy compares records by number, not by name",
@@ -575,7 +575,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "any-position", "own", "a returning copy is caught up by log or changes from any position",
-        ("I8", "I9", "I11", "I2", "code"), _any_position_is_on_the_line, profile="reconfiguration",
-        seeds=200,
+        ("I8", "I9", "I11", "I2", "I26", "code"), _any_position_is_on_the_line,
+        profile="reconfiguration", seeds=200,
     ),
 )  # fmt: skip
