@@ -84,6 +84,11 @@ class Joins:
             filling.bytes += count
             self.resync_bytes[filling.mode] += count
 
+    def waits_until(self, copy: RegionCopy, until_ns: int) -> None:
+        """Its session sends nothing before then, as the rate wants it."""
+        if copy in self.running:
+            self.running[copy] = max(self.running[copy], until_ns)
+
     def forget(self, copy: RegionCopy) -> None:
         """The copy is gone."""
         self._began_ns.pop(copy, None)

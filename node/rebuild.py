@@ -40,15 +40,14 @@ class Pace:
         self._bytes_per_s = bytes_per_s
         self._free_at_ns = 0
 
-    async def take(self, count: int) -> None:
-        """Wait until `count` bytes may be sent."""
-        if self._bytes_per_s <= 0:
-            return
+    def claim(self, count: int) -> int:
+        """When `count` bytes more may be sent."""
         now_ns = self._clock.now_ns()
+        if self._bytes_per_s <= 0:
+            return now_ns
         start_ns = max(self._free_at_ns, now_ns - NS_PER_S // 2)
         self._free_at_ns = start_ns + count * NS_PER_S // self._bytes_per_s
-        if self._free_at_ns > now_ns:
-            await self._clock.sleep((self._free_at_ns - now_ns) / NS_PER_S)
+        return max(self._free_at_ns, now_ns)
 
 
 class Rebuild:
@@ -127,7 +126,12 @@ class Rebuild:
         try:
             for at in range(0, len(pages), batch):
                 part = pages[at : at + batch]
-                await self._pace.take(len(part) * page_bytes)
+                due_ns = self._pace.claim(len(part) * page_bytes)
+                # Else a session at a low rate looks like one that does not get on.
+                io.core.joins.waits_until(copy, due_ns)
+                wait_ns = due_ns - self._clock.now_ns()
+                if wait_ns > 0:
+                    await self._clock.sleep(wait_ns / NS_PER_S)
                 while len(waiting) >= WINDOW and self._runs(copy, session):
                     gate.clear()
                     await gate.wait()
