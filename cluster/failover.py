@@ -35,6 +35,20 @@ def joins_in_progress(catalog: Catalog) -> tuple[NDArray[np.int64], NDArray[np.i
     return receiving[:NODES_MAX], sending[:NODES_MAX]
 
 
+def share_rows(catalog: Catalog, first: int, second: int) -> bool:
+    """Whether a cut of that pair would change anything: both are members of a row, or one joins
+    what the other owns."""
+    both = np.uint8(1 << first | 1 << second)
+    for volume in catalog.volume_manager.list_volumes():
+        table = volume.table
+        members = ~table.offline & (table.in_sync & both == both)
+        joins = (table.owner == first) & (table.joiner == second)
+        joins |= (table.owner == second) & (table.joiner == first)
+        if (members | joins).any():
+            return True
+    return False
+
+
 def plan_recruits(
     catalog: Catalog,
     limit_per_node: int,

@@ -140,6 +140,10 @@ class Leader:
             core.effects.append(Note("leader.handed_over", to=verdict.to))
             core.agreement.step(rt.TransferLeadership(NodeId(verdict.to)), now_ns)
             return
+        if isinstance(verdict, CutPair) and not failover.share_rows(
+            core.catalog, verdict.reporter, verdict.about
+        ):
+            return  # an entry for each turn of a link that flaps would change nothing
         if isinstance(verdict, NodeDown):
             core.effects.append(Note("node.declared_down", node=verdict.node))
         else:

@@ -9,7 +9,7 @@ network that are drawn from the seed. What a process kill leaves in a journal is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from base.ids import NodeId, node_name
@@ -22,6 +22,7 @@ from cluster.membership import Membership, MembershipConfig
 from cluster.raft_log import RaftLog
 from node import effects as fx
 from node.core import CoreSettings, NodeCore
+from node.flapping import FlapPolicy
 from node.leases import LeaseTable
 from node.region_copy import OWNER, RegionCopy
 from sim.durable import Durable, DurableRegion, Key, Sectors, apply_sectors, clone, entries_behind
@@ -72,6 +73,7 @@ class KernelConfig:
     durability_synced: bool = False
     startup_grace_ms: int = 1500
     io_deadline_ns: int = 1500 * NS_PER_MS
+    flaps: FlapPolicy = field(default_factory=FlapPolicy)
     joins_max: int = 4
     snapshot_entries: int = 512
     trace: bool = False
@@ -189,6 +191,7 @@ class KernelNode(KernelMachine):
                 joins_max=config.joins_max,
                 snapshot_entries=config.snapshot_entries,
                 io_deadline_ns=config.io_deadline_ns,
+                flaps=config.flaps,
             ),
             effects=self.effects,
             now_ns=now_ns,

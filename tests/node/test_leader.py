@@ -146,6 +146,42 @@ def test_a_node_that_the_leader_hears_is_cut_from_its_accuser_after_a_while(
     assert core.proposed == [log.CutPair(2, 12, 5, 15)]
 
 
+def test_a_pair_that_shares_no_region_is_not_cut(core: FakeCore) -> None:
+    table = core.catalog.volumes[1].table
+    table.in_sync[table.in_sync == (1 << 2 | 1 << 5)] = 1 << 2
+    keep_accusing(leader_of(core), 5, 2, CUT_NS)
+    assert core.proposed == []
+
+
+def test_a_node_that_comes_and_goes_gets_no_joiner(core: FakeCore) -> None:
+    for at in range(3):
+        core.flapping.lost(6, at * 1000 * NS_PER_MS)
+        core.flapping.back(6, at * 1000 * NS_PER_MS)
+    apply(core.catalog, log.NodeDown(5, 15))
+    leader_of(core).tick(3000 * NS_PER_MS)
+    recruited = [entry for entry in core.proposed if isinstance(entry, log.RecruitCopies)]
+    assert recruited
+    assert all(6 not in entry.nodes for entry in recruited)
+
+
+def test_a_node_that_comes_and_goes_does_not_vote(core: FakeCore) -> None:
+    for at in range(3):
+        core.flapping.lost(6, at * 1000 * NS_PER_MS)
+    core.raft.members = rt.Members(tuple(NodeId(n) for n in range(8) if n != 6), (NodeId(6),))
+    leader_of(core).tick(3000 * NS_PER_MS)
+    assert core.changes == []
+
+
+def test_where_votes_are_scarce_a_node_that_comes_and_goes_votes_all_the_same(
+    core: FakeCore,
+) -> None:
+    for at in range(3):
+        core.flapping.lost(6, at * 1000 * NS_PER_MS)
+    core.raft.members = rt.Members((NodeId(0), NodeId(1)), (NodeId(6),))
+    leader_of(core).tick(3000 * NS_PER_MS)
+    assert core.changes == [rt.PromoteLearner(NodeId(6))]
+
+
 def test_of_two_nodes_that_are_left_one_word_is_enough(core: FakeCore) -> None:
     for node in range(2, 8):
         apply(core.catalog, log.NodeDown(node, 10 + node))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from base.units import NS_PER_MS, NS_PER_S
+from node.flapping import FlapPolicy
 from scenario.checkers import check_history
 from scenario.level1 import BLOCK, SeedOptions, SeedRun
 from scenario.sim_host import SimHost
@@ -17,10 +18,17 @@ class Steady(SeedRun):
     """`SeedRun` without faults of its own: hosts run from the start until `finish`."""
 
     def __init__(
-        self, seed: int, *, regions: int = 8, writes_per_s: int = 400, **more: Any
+        self,
+        seed: int,
+        *,
+        regions: int = 8,
+        writes_per_s: int = 400,
+        flaps: FlapPolicy | None = None,
+        **more: Any,
     ) -> None:
         options = SeedOptions(regions=regions, writes_per_s=writes_per_s, **more)
         super().__init__(seed, options)
+        self.kernel.config.flaps = flaps or self.kernel.config.flaps
         self.kernel.start()
         self._wait("the cluster forms", 15, self._all_up)
         for number in range(options.volumes):
