@@ -31,6 +31,7 @@ from cluster.effects import (
 from cluster.entries import NodeUp, encode
 from cluster.membership import Membership
 from node.agreement import PROPOSAL_NS, Agreement
+from node.commit_points import CommitPoints
 from node.detection import Detection
 from node.effects import (
     Answer,
@@ -41,7 +42,6 @@ from node.effects import (
     OpenRegion,
     RecoverStore,
     Reply,
-    Send,
     Token,
     TopologyChanged,
 )
@@ -54,13 +54,11 @@ from node.leader import Leader
 from node.leases import LeaseTable
 from node.region_copy import RegionCopy
 from node.region_messages import RegionMessages
-from node.roles import OWNER, TRANSFER_ASKED, TRANSFER_POSITION
+from node.roles import OWNER, TRANSFER_ASKED
 from node.transfer_messages import TransferMessages
 from transport import messages as wire
 from transport.operation import Record
 
-COMMIT_POINT_NS = 40 * NS_PER_MS
-RESEND_NS = 400 * NS_PER_MS
 LEADER_NS = 100 * NS_PER_MS
 BUSY_TICK_NS = 20 * NS_PER_MS
 DUTY_NS = 300 * NS_PER_MS
@@ -128,12 +126,12 @@ class NodeCore:
         # that was ordered must not cost them their copies.
         self.stopping = False
         self.io_health = IoHealth(settings.io_deadline_ns, now_ns)
+        self.commit_points = CommitPoints(self)
         leases.floor = catalog.version  # a snapshot does not say when owners changed
         self.leader_id: int = NOBODY
         self.copies: dict[int, dict[int, RegionCopy]] = {}
         self.kept = KeptBytes(settings.kept_bytes_max, settings.kept_region_bytes_max)
         self.commit_dirty: dict[RegionCopy, None] = {}
-        self._stuck: dict[RegionCopy, tuple[int, int]] = {}
         self.opening: dict[RegionCopy, None] = {}
         self.waiting: dict[RegionCopy, None] = {}
         self.open_at_ns = now_ns + leases.grace_ns
@@ -144,7 +142,6 @@ class NodeCore:
         self.joins = Joins(self, incarnation << 24)
         self.agreement = Agreement(self, effects, incarnation << 24)
         self._owners: dict[int, Any] = {}
-        self._next_commit_ns = now_ns
         self._next_leader_ns = now_ns
         self._next_duty_ns = now_ns
         self.takeovers = 0  # regions that this node took over from another
@@ -162,6 +159,7 @@ class NodeCore:
             wire.ProposeReply: self.agreement.on_propose_reply,
             wire.ReportDown: self.detection.on_report,
             wire.OwnerReleased: self.handover.on_released,
+            wire.ReportStuck: self.detection.on_stuck,
         }
         for kind in (
             wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
@@ -223,9 +221,8 @@ class NodeCore:
                     copy.resume()
                 elif copy.waiting:
                     self.waiting[copy] = None
-        if self.commit_dirty and now_ns >= self._next_commit_ns:
-            self._next_commit_ns = now_ns + COMMIT_POINT_NS
-            self._send_commit_points(now_ns)
+        if self.commit_dirty:
+            self.commit_points.tick(now_ns)
         self.joins.propose_admissions(now_ns)
         if self.active and (self.joins.wanted or self.joins.running):
             self.joins.drive(now_ns)
@@ -387,7 +384,7 @@ class NodeCore:
         for table in (self.opening, self.waiting, self.commit_dirty):
             table.pop(copy, None)
         self.joins.forget(copy)
-        self._stuck.pop(copy, None)
+        self.commit_points.forget(copy)
         self.effects.append(CloseRegion(copy))
 
     def advance(self, copy: RegionCopy, now_ns: int) -> None:
@@ -401,40 +398,6 @@ class NodeCore:
             )
             if copy.transfer == TRANSFER_ASKED:
                 self.joins.running.setdefault(copy, now_ns)
-
-    def _resend_stuck(self, dirty: dict[RegionCopy, None], now_ns: int) -> None:
-        """Records that wait for a copy longer than any healthy copy takes are sent again: the copy
-        may have dropped them while it was not ready, or had no room for them."""
-        for copy in dirty:
-            if copy.role != OWNER or copy.committed == copy.prepared:
-                self._stuck.pop(copy, None)
-                continue
-            self.commit_dirty[copy] = None
-            since_ns, committed = self._stuck.setdefault(copy, (now_ns, copy.committed))
-            if committed != copy.committed:
-                self._stuck[copy] = (now_ns, copy.committed)
-            elif now_ns - since_ns >= RESEND_NS:
-                self._stuck[copy] = (now_ns, copy.committed)
-                for peer in copy.required:
-                    if self.detection.has_link(peer):
-                        copy.resend(peer, copy.acked.get(peer, 0))
-
-    def _send_commit_points(self, now_ns: int) -> None:
-        dirty, self.commit_dirty = self.commit_dirty, {}
-        self._resend_stuck(dirty, now_ns)
-        points: dict[int, list[tuple[int, int, int, int, int]]] = {}
-        for copy in dirty:
-            if copy.role != OWNER or copy.commit_told >= copy.committed:
-                continue
-            copy.commit_told = copy.committed
-            point = (copy.volume, copy.region, copy.epoch, copy.committed, copy.committed_epoch)
-            peers = copy.others
-            if copy.transfer > TRANSFER_POSITION and copy.joiner not in peers:
-                peers = (*peers, copy.joiner)
-            for peer in peers:
-                points.setdefault(peer, []).append(point)
-        for peer in sorted(points):
-            self.effects.append(Send(peer, wire.CommitPoints(tuple(points[peer]))))
 
     # ------------------------------------------------------------------ catalog
 

@@ -38,6 +38,7 @@ class Detection:
         self.links: dict[int, int] = {}  # session by peer, 0 when down
         self._suspects: dict[int, tuple[int, int, bool]] = {}
         self._next_report_ns = 0
+        self._next_stuck_ns = 0
 
     def link(self, peer: int, session: int, now_ns: int) -> None:
         """The link to a node got this session number, or broke (0)."""
@@ -148,6 +149,28 @@ class Detection:
         core = self._core
         if core.leader_id == core.self_id:
             core.duties.report(peer, report, now_ns)
+
+    def report_stuck(self, peer: int, waited_ns: int, now_ns: int) -> None:
+        """A peer beacons, and acknowledges nothing: say so, now and then."""
+        core = self._core
+        state = core.catalog.node_state(peer)
+        if core.muted or state.liveness is not Liveness.UP or now_ns < self._next_stuck_ns:
+            return
+        if peer in self._suspects or not self.has_link(peer):
+            return  # it is silent, which is another complaint
+        self._next_stuck_ns = now_ns + REPORT_NS
+        waited_ms = waited_ns // NS_PER_MS
+        report = wire.ReportStuck(peer, state.incarnation, core.incarnation, waited_ms)
+        if core.leader_id == core.self_id:
+            core.duties.stuck(core.self_id, report, now_ns)
+        elif core.leader_id != NOBODY:
+            core.effects.append(Send(core.leader_id, report))
+
+    def on_stuck(self, peer: int, report: wire.ReportStuck, now_ns: int) -> None:
+        """An owner waits for a copy that does not acknowledge: a matter for the leader."""
+        core = self._core
+        if core.leader_id == core.self_id:
+            core.duties.stuck(peer, report, now_ns)
 
     def has_link(self, peer: int) -> bool:
         """Whether the link to the peer is up."""

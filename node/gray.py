@@ -50,3 +50,35 @@ class IoHealth:
         stuck = self._waited_ns >= self._deadline_ns
         changed, self.stuck = stuck != self.stuck, stuck
         return changed
+
+
+class PeerHealth:
+    """Copies that beacon and do not acknowledge: what this node, as an owner, waits for.
+
+    A peer is stuck when records have waited for it for `deadline_ns`, it has acknowledged nothing
+    of any region meanwhile, and this node's own journal has them. deadline_ns 0: never.
+    """
+
+    def __init__(self, deadline_ns: int) -> None:
+        self._deadline_ns = deadline_ns
+        self._looked_ns = 0
+        self._waited_ns: dict[int, int] = {}
+
+    def acknowledged(self, peer: int) -> None:
+        """The peer has acknowledged something."""
+        self._waited_ns.pop(peer, None)
+
+    def look(self, lagging: set[int], now_ns: int) -> dict[int, int]:
+        """lagging: peers without which some record cannot be committed now. Those that are stuck,
+        with the ns that were waited, ascending."""
+        passed_ns = min(now_ns - self._looked_ns, STEP_MAX_NS)
+        self._looked_ns = now_ns
+        waited = self._waited_ns
+        self._waited_ns = {peer: waited.get(peer, -passed_ns) + passed_ns for peer in lagging}
+        if not self._deadline_ns:
+            return {}
+        return {
+            peer: self._waited_ns[peer]
+            for peer in sorted(lagging)
+            if self._waited_ns[peer] >= self._deadline_ns
+        }

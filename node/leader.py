@@ -17,7 +17,7 @@ from cluster.catalog import Liveness
 from cluster.entries import CutPair, NodeDown, encode
 from node.effects import Note
 from node.failback import Failback
-from transport.messages import ReportDown
+from transport.messages import ReportDown, ReportStuck
 
 if TYPE_CHECKING:
     from node.core import NodeCore
@@ -57,6 +57,8 @@ class Leader:
         self._reports: dict[tuple[int, int], dict[int, Witness]] = {}  # by accused life
         self._blank: dict[int, None] = {}  # voters that say that they have lost their store
         self._proposed: dict[object, int] = {}
+        # Owners that wait in vain for a copy, and for whom, by life: when they said so last.
+        self._stuck: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
         self._recruit_at_ns = 0
         self._low_since_ns = 0
         self._member_token = 0
@@ -67,6 +69,7 @@ class Leader:
         self._reports.clear()
         self._blank.clear()
         self._proposed.clear()
+        self._stuck.clear()
         self._recruit_at_ns = now_ns
         self.failback.begin(now_ns)
         if not self._core.catalog.cluster_id and self._core.settings.form_entry:
@@ -80,6 +83,36 @@ class Leader:
         first_ns = known.first_ns if known is not None else now_ns
         witnesses[reporter] = Witness(first_ns, now_ns, report.reporter_incarnation)
         self._judge(key, now_ns)
+
+    def stuck(self, reporter: int, report: ReportStuck, now_ns: int) -> None:
+        """An owner waits in vain for a copy on a node that everyone hears.
+
+        Of two owners' word the node is down. One owner's word cuts the pair, so that the owner goes
+        on without it; but who waits in vain for several nodes, and nobody else for them, does not
+        hear the answers himself.
+        """
+        core = self._core
+        about = (report.about, report.about_incarnation)
+        mine = (reporter, report.reporter_incarnation)
+        self._stuck = {key: at for key, at in self._stuck.items() if now_ns - at <= REPORT_VALID_NS}
+        self._stuck[mine, about] = now_ns
+        if core.muted or any(
+            core.catalog.node_state(node) != (Liveness.UP, life) for node, life in (mine, about)
+        ):
+            return
+        reporters = [by for by, whom in self._stuck if whom == about]
+        waited_for = [whom for by, whom in self._stuck if by == mine]
+        verdict: Verdict = CutPair(*mine, *about)
+        if len(reporters) > 1:
+            verdict = NodeDown(*about)
+        elif len(waited_for) > 1:
+            verdict = NodeDown(*mine)
+        if now_ns - self._proposed.get(verdict, -REPROPOSE_NS) >= REPROPOSE_NS:
+            self._proposed[verdict] = now_ns
+            core.effects.append(
+                Note("node.accused", node=report.about, waited_ms=report.waited_ms, by=reporter)
+            )
+            self._act_on(verdict, now_ns)
 
     def retracted(self, reporter: int, about: int) -> None:
         """The reporter hears the node again."""

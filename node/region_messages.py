@@ -31,7 +31,10 @@ class RegionMessages:
             copy = by_region.get(region) if by_region is not None else None
             if copy is None:
                 continue
+            before = copy.acked.get(peer, 0)
             copy.peer_acknowledged(peer, epoch, seq, synced, session)
+            if copy.acked.get(peer, 0) > before:
+                self._core.commit_points.peers.acknowledged(peer)
             if session:
                 self._core.joins.alive(copy, now_ns)
             if copy.opening:

@@ -435,6 +435,18 @@ class ReportDown:
     link_broken: bool
 
 
+@wire(tag=0x4A)
+@dataclass(frozen=True, slots=True)
+class ReportStuck:
+    """Owner to the leader: `about` (that life of it) beacons, and has acknowledged nothing of what
+    waits for it for `waited_ms`. Repeated while it lasts."""
+
+    about: int
+    about_incarnation: int
+    reporter_incarnation: int
+    waited_ms: int
+
+
 @wire(tag=0x50)
 @dataclass(frozen=True, slots=True)
 class HostBatch:

@@ -4,7 +4,7 @@ import asyncio
 
 from base.clock import RealClock
 from base.units import NS_PER_MS
-from node.gray import STEP_MAX_NS, IoHealth
+from node.gray import STEP_MAX_NS, IoHealth, PeerHealth
 from node.timed_device import IoWatch
 
 DEADLINE_MS = 1500
@@ -112,3 +112,36 @@ def test_what_is_under_way_is_known_until_it_returns() -> None:
         return seen
 
     assert asyncio.run(run()) == [(0, ""), (1, "slow"), (0, "")]
+
+
+def look(peers: PeerHealth, lagging: set[int], from_ms: int, to_ms: int) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for now_ms in range(from_ms, to_ms, 40):
+        found = peers.look(lagging, now_ms * NS_PER_MS)
+    return found
+
+
+def test_a_peer_that_acknowledges_nothing_for_the_deadline_is_stuck() -> None:
+    peers = PeerHealth(DEADLINE_MS * NS_PER_MS)
+    assert look(peers, {4}, 0, DEADLINE_MS) == {}
+    assert list(look(peers, {4}, DEADLINE_MS, DEADLINE_MS + 160)) == [4]
+
+
+def test_one_acknowledgement_of_any_region_is_enough() -> None:
+    peers = PeerHealth(DEADLINE_MS * NS_PER_MS)
+    look(peers, {4}, 0, DEADLINE_MS)
+    peers.acknowledged(4)
+    assert look(peers, {4}, DEADLINE_MS, 2 * DEADLINE_MS - 80) == {}
+
+
+def test_a_peer_that_nothing_waits_for_is_well() -> None:
+    peers = PeerHealth(DEADLINE_MS * NS_PER_MS)
+    look(peers, {4}, 0, DEADLINE_MS)
+    look(peers, set(), DEADLINE_MS, DEADLINE_MS + 80)
+    assert look(peers, {4}, DEADLINE_MS + 80, DEADLINE_MS + 400) == {}
+
+
+def test_a_pause_of_the_owner_is_no_silence_of_its_copies() -> None:
+    peers = PeerHealth(DEADLINE_MS * NS_PER_MS)
+    look(peers, {4}, 0, 200)
+    assert peers.look({4}, 60_000 * NS_PER_MS) == {}

@@ -14,7 +14,7 @@ from node.effects import NodeEffect
 from node.flapping import Flapping, FlapPolicy
 from node.leader import ALONE_NS, CUT_NS, RECRUIT_NS, REPORT_VALID_NS, REPROPOSE_NS, Leader
 from tests.cluster.test_failover import apply, make
-from transport.messages import ReportDown
+from transport.messages import ReportDown, ReportStuck
 
 
 @dataclass
@@ -311,3 +311,38 @@ def test_a_leader_that_stops_in_order_accuses_nobody(core: FakeCore) -> None:
     for reporter in (0, 2):
         accuse(leader, about=1, by=reporter)
     assert core.proposed != []
+
+
+def stuck(leader: Leader, about: int, by: int, at_ns: int = 0) -> None:
+    leader.stuck(by, ReportStuck(about, 10 + about, 10 + by, 3000), at_ns)
+
+
+def test_a_copy_that_one_owner_waits_for_in_vain_is_cut_from_it(core: FakeCore) -> None:
+    stuck(leader_of(core), 5, by=2)
+    assert core.proposed == [log.CutPair(2, 12, 5, 15)]
+
+
+def test_a_node_that_two_owners_wait_for_in_vain_is_down(core: FakeCore) -> None:
+    leader = leader_of(core)
+    stuck(leader, 5, by=2)
+    stuck(leader, 5, by=3)
+    assert core.proposed[-1] == log.NodeDown(5, 15)
+
+
+def test_an_owner_that_alone_waits_for_several_nodes_is_down_itself(core: FakeCore) -> None:
+    leader = leader_of(core)
+    stuck(leader, 5, by=2)
+    stuck(leader, 6, by=2)
+    assert core.proposed[-1] == log.NodeDown(2, 12)
+
+
+def test_a_wait_that_ended_says_nothing_of_a_later_one(core: FakeCore) -> None:
+    leader = leader_of(core)
+    stuck(leader, 5, by=2)
+    stuck(leader, 5, by=3, at_ns=2 * REPORT_VALID_NS)
+    assert core.proposed[-1] == log.CutPair(3, 13, 5, 15)
+
+
+def test_a_wait_for_an_earlier_life_says_nothing(core: FakeCore) -> None:
+    leader_of(core).stuck(2, ReportStuck(5, 14, 12, 3000), 0)
+    assert core.proposed == []

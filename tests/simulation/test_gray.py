@@ -6,6 +6,7 @@ import pytest
 
 from base.units import NS_PER_MS
 from tests.simulation.steady import Steady
+from transport.messages import ReplicateAcks
 
 pytestmark = pytest.mark.simulation
 
@@ -60,4 +61,27 @@ def test_when_every_disk_hangs_nobody_is_accused() -> None:
     run.run_for(3000)
     assert run.catalog.up_nodes() == tuple(range(8))
     assert run.catalog.version - version < 50
+    run.finish()
+
+
+def test_a_copy_that_beacons_and_acknowledges_nothing_is_taken_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Steady(1, regions=8)
+    victim = victim_of(run, "follower")
+    life = run.kernel.nodes[victim].core.incarnation
+    real = run.kernel.send
+
+    def send(sender: int, receiver: int, message: object) -> None:
+        mute = sender == victim and run.kernel.nodes[victim].core.incarnation == life
+        if not (mute and isinstance(message, ReplicateAcks)):
+            real(sender, receiver, message)
+
+    monkeypatch.setattr(run.kernel, "send", send)
+    run.forget_longest()
+    began_ns = run.kernel.now_ns
+    run.wait("the node is out", 10, lambda: run.kernel.nodes[victim].core.incarnation != life)
+    assert (run.kernel.now_ns - began_ns) // NS_PER_MS <= 2 * 1500 + 1000
+    run.run_for(3000)
+    assert run.longest_ms() <= 2 * 1500 + 2000
     run.finish()
