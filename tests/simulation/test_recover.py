@@ -87,7 +87,7 @@ def test_an_old_copy_that_was_forced_open_serves_and_the_newer_one_joins_it(seed
     run.run_for(1000)
     run.back(run.owner)
     assert run.row.epoch > opening.epoch
-    run.wait("all is whole", 20, run._redundant)
+    run.wait("all is whole", 20, run.redundant)
     run.wait("copies are identical", 10, run._identical)
     loss = run.catalog.losses_of(1)[0]
     assert (loss.node, loss.copy_epoch, loss.waited_for) == (
@@ -103,5 +103,5 @@ def test_a_region_that_no_copy_is_left_of_opens_empty_at_an_operators_word() -> 
     run.wait("it is served", 5, lambda: not run.row.offline)
     for node in (run.owner, run.replicant):
         run.back(node)
-    run.wait("all is whole", 20, run._redundant)
+    run.wait("all is whole", 20, run.redundant)
     run.wait("copies are identical", 10, run._identical)
