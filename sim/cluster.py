@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from base.units import KiB, MiB
+from base.errors import StorageError
+from base.units import NS_PER_MS, KiB, MiB
 from node.config import ClusterConfig, default_cluster
 from node.daemon import Node, NodePorts
 from node.disk_shelf import disk_name
@@ -21,6 +22,10 @@ from sim.event_loop import START_NS, SimEventLoop, SimGroup
 from sim.random import SeedStreams
 from transport.bus import MessageBus
 from transport.sim import LinkConditions, SimNetwork
+from volume.physical_disk import Loop
+
+RUN_NS: Final = NS_PER_MS  # how long a slow processor runs between two pauses
+STEAL_NS_MAX: Final = 200 * NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class SimClusterConfig:
     snapshot_entries: int = 64
     durability: str = "mirrored"
     clock_ppm_max: int = 20_000
+    dirty_bytes_max: int = MiB
+    through_codec: bool = True
     timing: DiskTiming = field(default_factory=DiskTiming)
     conditions: LinkConditions = field(
         default_factory=lambda: LinkConditions(delay_mean_us=150, tail_chance=0.02, tail_us=5_000)
@@ -74,7 +81,10 @@ class SimClusterConfig:
                 "l2_entries": self.l2_entries,
                 "l3_entries": self.l3_entries,
             },
-            cache={"dirty_bytes_max": MiB, "destage_after_ms": self.destage_after_ms},
+            cache={
+                "dirty_bytes_max": self.dirty_bytes_max,
+                "destage_after_ms": self.destage_after_ms,
+            },
             replication={
                 "lease_ms": self.lease_ms,
                 "grace_ms": self.grace_ms,
@@ -110,6 +120,9 @@ class SimNode:
         self.group: SimGroup | None = None
         self.node: Node | None = None
         self.ready = False  # wired and started; not yet a member perhaps
+        self.loops_down: list[Loop] = []
+        self._slowness = 0
+        self._stolen = False  # paused because its processor is slow, not by SIGSTOP
 
     def __repr__(self) -> str:
         return f"n{self.number}"
@@ -157,9 +170,15 @@ class SimNode:
         )
         node = Node(self.number, cluster.cluster, ports, self._failed)
         self.node = node
-        await node.begin()
-        node.ports.bus = self._bus(node)
-        await node.start()
+        try:
+            await node.begin()
+            node.ports.bus = self._bus(node)
+            await node.start()
+        except StorageError as error:  # as a process that says why, and ends
+            node.fail(error)
+            return
+        for loop in self.loops_down:
+            node.shelf.set_loop(loop, False)
         self.ready = True
         cluster.on_start(self)
 
@@ -176,7 +195,7 @@ class SimNode:
         self.cluster.network.detach(self.number, deliver_under_way=deliver_under_way)
         self.group.drop()
         self.group = None
-        self.ready = False
+        self.ready = self._stolen = False
         self.disks.crash(kind)
         if kind is not CrashKind.KILL:
             self.boots += 1
@@ -189,13 +208,15 @@ class SimNode:
     def ended(self) -> None:
         """After `stop`: forget the life."""
         assert self.group is not None
+        self.cluster.network.detach(self.number, deliver_under_way=True)
         self.group.drop()
         self.group = None
-        self.ready = False
+        self.ready = self._stolen = False
 
     def pause(self) -> None:
         """SIGSTOP."""
         assert self.group is not None
+        self._stolen = False
         self.group.pause()
 
     def resume(self) -> None:
@@ -204,9 +225,44 @@ class SimNode:
             self.group.resume()
 
     def slow(self, factor: int) -> None:
-        """Every device of the node takes so many times as long; 1: as always."""
+        """Its processor gets one part in so many of the time (F5), as far as single pauses stay
+        below 200 ms; 1: as always."""
+        self._slowness += 1  # ends what an earlier call began
+        if self._stolen:
+            self._stolen = False
+            self.resume()
+        if factor > 1:
+            self._steal(self._slowness, min((factor - 1) * RUN_NS, STEAL_NS_MAX))
+
+    def _steal(self, slowness: int, steal_ns: int) -> None:
+        if slowness != self._slowness:
+            return
+        if self._stolen:
+            self._stolen = False
+            self.resume()
+            after_ns = RUN_NS
+        else:
+            if self.group is not None and not self.group.paused:
+                self._stolen = True
+                self.group.pause()
+            after_ns = steal_ns
+        loop = self.cluster.loop
+        due_ns = loop.now_ns + after_ns
+        loop.call_at_ns(due_ns, self._steal, slowness, steal_ns, context=loop.outside)
+
+    def slow_disks(self, factor: int) -> None:
+        """Every device of the node takes so many times as long (F23); 1: as always."""
         for name in self.disks.names():
             self.disks[name].slow_factor = factor
+
+    def set_loop(self, loop: Loop, up: bool) -> None:
+        """A Fibre Channel loop is cut or comes back; also for later lives."""
+        if up and loop in self.loops_down:
+            self.loops_down.remove(loop)
+        elif not up and loop not in self.loops_down:
+            self.loops_down.append(loop)
+        if self.node is not None and self.ready:
+            self.node.shelf.set_loop(loop, up)
 
 
 class SimCluster:
@@ -230,7 +286,11 @@ class SimCluster:
         self.streams = SeedStreams(seed)
         self.loop = SimEventLoop(shuffle=self.streams.stream("ties"), recorder=recorder)
         self.network = SimNetwork(
-            self.streams.stream("network"), conditions=self.config.conditions, loop=self.loop
+            self.streams.stream("network"),
+            conditions=self.config.conditions,
+            through_codec=self.config.through_codec,
+            framed=True,
+            loop=self.loop,
         )
         self.on_start = on_start
         self.on_failure = on_failure

@@ -170,6 +170,11 @@ class SimDisk:
         self._life = 0  # grows with each crash: handles of former lives are refused
         self._bad: list[_BadRange] = []
         self._sync_failures = 0
+        self._lost_writes = 0
+        self._misdirected: list[int] = []  # by how many bytes the next writes miss their place
+        self._stale: SparseImage | None = None  # what reads return instead, `_stale_reads` times
+        self._stale_reads = 0
+        self.torn = 0  # crashes that met writes on their way
 
     # -- faults ------------------------------------------------------------------------------
 
@@ -186,7 +191,9 @@ class SimDisk:
     def heal(self) -> None:
         """Switch off every fault. What was lost stays lost."""
         self._bad.clear()
-        self._sync_failures = 0
+        self._sync_failures = self._lost_writes = self._stale_reads = 0
+        self._misdirected.clear()
+        self._stale = None
         self.slow_factor = 1
         self.dead = False
         self.space_bytes = None
@@ -195,6 +202,19 @@ class SimDisk:
         """The next sync fails, forgets what it should have made durable, and calls it clean: reads
         go on returning it, a later sync succeeds, a power cut shows the loss (F21)."""
         self._sync_failures += 1
+
+    def lose_writes(self, count: int) -> None:
+        """The next writes are answered and never stored: old contents stay (F20)."""
+        self._lost_writes += count
+
+    def misdirect_write(self, shift: int) -> None:
+        """The next write lands `shift` bytes from its place, around the ends of the disk (F19)."""
+        self._misdirected.append(shift)
+
+    def stale_reads(self, count: int) -> None:
+        """The next reads return what there is now, whatever is written meanwhile (F20)."""
+        self._stale = self._present.copy()
+        self._stale_reads = count
 
     def rot(self, offset: int, flip: int = 1) -> None:
         """Flip bits of one byte on the medium and in what is read (F17)."""
@@ -215,6 +235,7 @@ class SimDisk:
         """End the present life; the table in the module's text says what is left."""
         self._life += 1
         flying, self._flying = list(self._flying.values()), {}
+        self.torn += bool(flying)
         if kind is not CrashKind.POWER_LOST:
             for write in flying:
                 for part in self._some(write):
@@ -276,6 +297,12 @@ class SimDisk:
 
     def load(self, offset: int, into: memoryview) -> None:
         """Read the present contents."""
+        if self._stale is not None:
+            self._stale.read(offset, into)
+            self._stale_reads -= 1
+            if self._stale_reads <= 0:
+                self._stale = None
+            return
         self._present.read(offset, into)
 
     def begin_write(self, offset: int, data: bytes) -> int:
@@ -288,7 +315,7 @@ class SimDisk:
         """It has arrived."""
         write = self._flying.pop(number)
         self.writes += 1
-        self._store(write)
+        self._arrived(write)
 
     def forget_write(self, number: int) -> None:
         """It has failed, and left nothing."""
@@ -297,7 +324,17 @@ class SimDisk:
     def store_now(self, offset: int, data: bytes) -> None:
         """A write that takes no time."""
         self.writes += 1
-        self._store(_Write(offset, data, len(data)))
+        self._arrived(_Write(offset, data, len(data)))
+
+    def _arrived(self, write: _Write) -> None:
+        if self._lost_writes:
+            self._lost_writes -= 1
+            return
+        if self._misdirected:
+            room = self.size_bytes - write.length
+            shift = self._misdirected.pop(0)
+            write.offset = (write.offset + shift) % (room + 1)
+        self._store(write)
 
     def _store(self, write: _Write) -> None:
         write.apply(self._present)

@@ -211,6 +211,8 @@ class SimEventLoop(asyncio.BaseEventLoop):
         self._trace_batch: list[tuple[int, str, TraceKey]] = []
         self._trace_hash = hashlib.blake2b(digest_size=16)
         self._outside = contextvars.Context()
+        self._strike_at = -1  # number of the event behind which `_strike` is called
+        self._strike: Callable[[], object] = _nothing
 
     # -- time and scheduling -----------------------------------------------------------------
 
@@ -305,6 +307,13 @@ class SimEventLoop(asyncio.BaseEventLoop):
             handle._scheduled = True
             heapq.heappush(self._later, (when_ns, self._sequence, handle))
         return handle
+
+    def after_events(self, count: int, callback: Callable[[], object]) -> None:
+        """Call back, outside of any group, right behind the `count`th event from now (at least 1):
+        between any two steps of whatever runs then. One at a time: a later call replaces it."""
+        assert count >= 1
+        self._strike_at = self._executed + count
+        self._strike = callback
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         if not handle._scheduled:  # type: ignore[attr-defined]
@@ -412,6 +421,8 @@ class SimEventLoop(asyncio.BaseEventLoop):
                     raise
                 if self._failure is not None:
                     self._raise_failure()
+                if executed == self._strike_at:
+                    self._strike()
         finally:
             handle = None  # type: ignore[assignment]  # or a frame of a traceback keeps it alive
 
@@ -593,6 +604,10 @@ def _bury(task: SimTask[Any]) -> None:
             return
         except BaseException:  # noqa: BLE001  # nothing that dead code does matters
             continue
+
+
+def _nothing() -> None:
+    """No strike is set."""
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

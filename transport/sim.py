@@ -8,7 +8,9 @@ in which they were sent, on every machine. Messages pass the real codec unless t
 A *cut* swallows what is sent and what is under way; with `reset` both ends also learn that the link
 is down, as from a broken connection, without it they hear nothing (a black hole). A *clog* holds
 messages back until it is opened. Loss, duplication and reordering break what `transport.bus`
-promises, on purpose; without them the promises hold.
+promises, on purpose; without them the promises hold. A *framed* network keeps the promises as the
+mesh does: each frame of a session has a number, so of a duplicate only the first counts, a gap or a
+frame with a wrong CRC breaks the link, and what comes late holds back those behind it.
 
 What reaches a bus is run by `call_soon` in the context in which its `start` was called. A loop that
 ties callbacks to nodes by context, to pause or drop a node as a whole, so holds back or drops what
@@ -24,13 +26,11 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from base.device import Buffer
 from base.errors import RemoteProtocolError
 from base.ids import NodeId
-from base.units import MiB
 from transport.bus import (
     CLIENT_ID_END,
     CLIENT_ID_MIN,
@@ -42,88 +42,7 @@ from transport.bus import (
     is_client,
 )
 from transport.codec import decode, encode_into
-
-
-@dataclass(frozen=True, slots=True)
-class LinkConditions:
-    """How one direction of a link treats messages. Chances are 0.0 to 1.0 for each message.
-
-    Delays are spread evenly over [min, 2 * mean - min]; with `tail_chance` up to `tail_us` come on
-    top, small ones more often than large ones. A reordered message is delayed by up to
-    `reordering_us` and does not hold back those behind it. A corrupted one has one bit turned.
-    """
-
-    delay_min_us: int = 40
-    delay_mean_us: int = 100
-    tail_chance: float = 0.0
-    tail_us: int = 20_000
-    loss: float = 0.0
-    duplication: float = 0.0
-    reordering: float = 0.0
-    reordering_us: int = 2_000
-    corruption: float = 0.0
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.delay_min_us <= self.delay_mean_us, "mean delay below the least"
-
-    def delay_s(self, rng: random.Random) -> float:
-        """One delay, drawn."""
-        spread_us = 2 * (self.delay_mean_us - self.delay_min_us)
-        delay_us = self.delay_min_us + spread_us * rng.random()
-        if self.tail_chance and rng.random() < self.tail_chance:
-            part = rng.random()
-            delay_us += self.tail_us * part * part * part
-        return delay_us / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class SimLimits:
-    """Times of links, and the bound on what is under way from one end to the other."""
-
-    queued_bytes_max: int = 64 * MiB
-    notice_us: int = 500  # until an end learns that its link broke
-    reconnect_us: int = 20_000  # until a link comes back; up to twice that
-
-
-@dataclass(slots=True)
-class _Direction:
-    """One way of a pair."""
-
-    sender: int
-    receiver: int
-    conditions: LinkConditions
-    cut: bool = False
-    clogged: bool = False
-    session: int = 0  # that the counters below belong to
-    not_before: float = 0.0  # nothing that keeps order arrives earlier
-    opened: float = 0.0  # the receiver knows of the session from then on: nothing arrives earlier
-    under_way_bytes: int = 0
-    under_way_bytes_peak: int = 0
-    swallowed_bytes: int = 0  # of these, what a cut took: a sender would wait for it
-    held: list[tuple[int, Any, int]] = field(default_factory=list)
-
-    def begin(self, session: int, now: float) -> None:
-        self.session = session
-        self.under_way_bytes = self.swallowed_bytes = 0
-        self.not_before = self.opened = now
-        self.held.clear()
-
-
-@dataclass(slots=True)
-class _Pair:
-    low: int
-    high: int
-    up_down: tuple[_Direction, _Direction]  # low to high, high to low
-    last_session: int = 0
-    dead_through: int = 0  # nothing of sessions up to this one is delivered
-    connecting: bool = False
-    attempt: int = 0  # of connecting; an older one is void
-
-    def way(self, sender: int) -> _Direction:
-        return self.up_down[0 if sender == self.low else 1]
-
-    def open_both_ways(self) -> bool:
-        return not any(way.cut or way.clogged for way in self.up_down)
+from transport.sim_links import Direction, LinkConditions, Pair, SimLimits
 
 
 class SimNetwork:
@@ -131,6 +50,7 @@ class SimNetwork:
 
     rng: every draw comes from it, in the order of events.
     through_codec: False hands objects over (with bulk data as one bytes), for speed.
+    framed: see the module.
     loop: needed only by who causes faults from outside of the running loop before a bus started.
     """
 
@@ -141,16 +61,19 @@ class SimNetwork:
         conditions: LinkConditions | None = None,
         limits: SimLimits | None = None,
         through_codec: bool = True,
+        framed: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.limits = limits or SimLimits()
         self.through_codec = through_codec
+        self.framed = framed
+        self.frames_lost = self.frames_repeated = self.frames_corrupt = 0  # noticed by receivers
         self._rng = rng
         self._loop = loop
         self._context = contextvars.copy_context()
         self._conditions = conditions or LinkConditions()
         self._buses: dict[int, SimBus] = {}
-        self._pairs: dict[tuple[int, int], _Pair] = {}
+        self._pairs: dict[tuple[int, int], Pair] = {}
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -217,6 +140,12 @@ class SimNetwork:
             for way in pair.up_down:
                 way.conditions = conditions
 
+    def shape(self, conditions: Callable[[int, int], LinkConditions]) -> None:
+        """Set conditions(sender, receiver) for every direction that there is."""
+        for pair in self._pairs.values():
+            for way in pair.up_down:
+                way.conditions = conditions(way.sender, way.receiver)
+
     def cut(self, sender: int, receiver: int, *, both: bool = True, reset: bool = False) -> None:
         """Nothing passes any more; see the module for `reset`."""
         pair = self._pair(sender, receiver)
@@ -246,8 +175,8 @@ class SimNetwork:
         for way in self._ways(pair, sender, both):
             way.clogged = False
             held, way.held = way.held, []
-            for session, payload, size in held:
-                self._at(self._now(), self._arrive, (pair, way, session, payload, size))
+            for session, frame, payload, size in held:
+                self._at(self._now(), self._arrive, (pair, way, session, frame, payload, size))
         self._mend(pair)
 
     def reset(self, one: int, other: int) -> None:
@@ -275,24 +204,24 @@ class SimNetwork:
                         yield one, other
 
     @staticmethod
-    def _ways(pair: _Pair, sender: int, both: bool) -> Sequence[_Direction]:
+    def _ways(pair: Pair, sender: int, both: bool) -> Sequence[Direction]:
         return pair.up_down if both else (pair.way(sender),)
 
     # -- links ---------------------------------------------------------------------------------
 
-    def _pair(self, one: int, other: int) -> _Pair:
+    def _pair(self, one: int, other: int) -> Pair:
         assert one != other
         low, high = min(one, other), max(one, other)
         pair = self._pairs.get((low, high))
         if pair is None:
             ways = (
-                _Direction(low, high, self._conditions),
-                _Direction(high, low, self._conditions),
+                Direction(low, high, self._conditions),
+                Direction(high, low, self._conditions),
             )
-            pair = self._pairs[low, high] = _Pair(low, high, ways)
+            pair = self._pairs[low, high] = Pair(low, high, ways)
         return pair
 
-    def _connect_later(self, pair: _Pair) -> None:
+    def _connect_later(self, pair: Pair) -> None:
         if pair.connecting:
             return
         pair.connecting = True
@@ -300,7 +229,7 @@ class SimNetwork:
         pair.attempt += 1
         self._at(self._now() + wait_s, self._connect, (pair, pair.attempt))
 
-    def _connect(self, pair: _Pair, attempt: int) -> None:
+    def _connect(self, pair: Pair, attempt: int) -> None:
         if attempt != pair.attempt:
             return
         acceptor = self._buses.get(pair.low if is_client(pair.high) else pair.high)
@@ -309,7 +238,7 @@ class SimNetwork:
         else:
             acceptor.enter(self._accept, pair, attempt)
 
-    def _accept(self, pair: _Pair, attempt: int) -> None:
+    def _accept(self, pair: Pair, attempt: int) -> None:
         if attempt != pair.attempt:
             return
         pair.connecting = False
@@ -332,11 +261,11 @@ class SimNetwork:
         self._at(to_dialer.opened, self._dialer_up, (pair, dialer, acceptor.self_id, session))
         acceptor.link_up(dialer.self_id, session)
 
-    def _dialer_up(self, pair: _Pair, dialer: SimBus, acceptor: int, session: int) -> None:
+    def _dialer_up(self, pair: Pair, dialer: SimBus, acceptor: int, session: int) -> None:
         if pair.last_session == session > pair.dead_through:
             dialer.enter(dialer.link_up, acceptor, session)
 
-    def _break(self, pair: _Pair) -> None:
+    def _break(self, pair: Pair) -> None:
         pair.dead_through = pair.last_session
         wait_s = self.limits.notice_us / 1e6
         for one, other in ((pair.low, pair.high), (pair.high, pair.low)):
@@ -356,7 +285,7 @@ class SimNetwork:
             bus.link_down(peer)
             self._connect_later(self._pair(bus.self_id, peer))
 
-    def _mend(self, pair: _Pair) -> None:
+    def _mend(self, pair: Pair) -> None:
         """After a heal: an end whose other end does not know the session any more learns it."""
         if not pair.open_both_ways():
             return
@@ -379,6 +308,8 @@ class SimNetwork:
             return 0
         if way.session != session or session <= pair.dead_through:
             return size  # broken, and the sender does not know it yet
+        way.sent += 1
+        frame = way.sent
         way.under_way_bytes += size
         way.under_way_bytes_peak = max(way.under_way_bytes_peak, way.under_way_bytes)
         conditions, rng = way.conditions, self._rng
@@ -393,14 +324,15 @@ class SimNetwork:
             payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
             payload = bytes(payload)
         when = self._now() + conditions.delay_s(rng)
-        if conditions.reordering and rng.random() < conditions.reordering:
+        late = bool(conditions.reordering) and rng.random() < conditions.reordering
+        if late:
             when = max(when + conditions.reordering_us * rng.random() / 1e6, way.opened)
-        else:
+        if not late or self.framed:
             when = way.not_before = max(when, way.not_before)
-        self._at(when, self._arrive, (pair, way, session, payload, size))
+        self._at(when, self._arrive, (pair, way, session, frame, payload, size))
         if conditions.duplication and rng.random() < conditions.duplication:
             again = when + conditions.delay_s(rng)
-            self._at(again, self._arrive, (pair, way, session, payload, 0))
+            self._at(again, self._arrive, (pair, way, session, frame, payload, 0))
         return size
 
     def _pack(self, message: object) -> tuple[Any, int]:
@@ -414,11 +346,13 @@ class SimNetwork:
             message = dataclasses.replace(message, data=data)  # type: ignore[type-var]
         return message, 64 + len(data)
 
-    def _arrive(self, pair: _Pair, way: _Direction, session: int, payload: Any, size: int) -> None:
+    def _arrive(
+        self, pair: Pair, way: Direction, session: int, frame: int, payload: Any, size: int
+    ) -> None:
         if session <= pair.dead_through:
             return
         if way.clogged:
-            way.held.append((session, payload, size))
+            way.held.append((session, frame, payload, size))
             return
         if way.cut:
             if way.session == session:
@@ -426,26 +360,36 @@ class SimNetwork:
             return
         bus = self._buses.get(way.receiver)
         if bus is not None:
-            bus.enter(self._hand_over, bus, pair, way, session, payload, size)
+            bus.enter(self._hand_over, bus, pair, way, session, frame, payload, size)
 
     def _hand_over(
         self,
         bus: SimBus,
-        pair: _Pair,
-        way: _Direction,
+        pair: Pair,
+        way: Direction,
         session: int,
+        frame: int,
         payload: Any,
         size: int,
     ) -> None:
         if way.session == session:
             way.under_way_bytes -= size
-        if bus.sessions.get(way.sender) != session:
+        if bus.sessions.get(way.sender) != session or session <= pair.dead_through:
             return
+        if self.framed and frame != way.received + 1:
+            if frame <= way.received:
+                self.frames_repeated += 1
+            else:
+                self.frames_lost += 1
+                self._break(pair)
+            return
+        way.received = frame
         message = payload
         if self.through_codec:
             try:
                 message = decode(payload)
             except RemoteProtocolError:
+                self.frames_corrupt += 1
                 self._break(pair)
                 return
         if not bus.deliver(way.sender, message, size):
@@ -626,3 +570,6 @@ class SimBus:
             links_refused=0,
             links=tuple(self._network.queues(self)),
         )
+
+
+__all__ = ["LinkConditions", "SimBus", "SimLimits", "SimNetwork"]
