@@ -53,21 +53,87 @@ class FaultKind:
 
 _HEARD = Parameter("heard", 0, 1)
 _FACTOR = Parameter("factor", 2, 100_000)
+_EVENTS = Parameter("events", 0, 1_000_000)  # level 2: it strikes so many events later
+_KEEP = Parameter("keep", words=("torn", "lost"))  # some sectors of what was not synced, or none
+_PERMILLE = Parameter("permille", 1, 1000, required=True)
+_BYTES_MAX = 1 << 40
+# Of level 2. Disks by number; the others have a device each.
+DEVICES: Final = ("journal", "checkpoint", "consensus", *(f"disk{disk}" for disk in range(8)))
+_DEVICE = Parameter("device", words=DEVICES, required=True)
+_DISK = Parameter("device", words=DEVICES[3:], required=True)
+_OFFSET = Parameter("offset", 0, _BYTES_MAX)
+_LENGTH = Parameter("length", 0, _BYTES_MAX)
+
+
+def _disk_faults() -> tuple[FaultKind, ...]:
+    """Of devices. Those that change what a disk of data holds need another copy of it."""
+    return (
+        FaultKind(
+            "disk_error", ("F15",), "reads, writes or both of a device fail in a range",
+            levels=(2,), needs_redundancy=True,
+            parameters=(
+                _DEVICE, Parameter("what", words=("reads", "writes", "all")), _OFFSET, _LENGTH,
+            ),
+        ),
+        FaultKind(
+            "disk_latent", ("F16",), "reads of a range fail until it is written", levels=(2,),
+            standing=False, parameters=(_DISK, _OFFSET, _LENGTH),
+        ),
+        FaultKind(
+            "disk_dead", ("F15",), "a disk answers nothing but errors", levels=(2,),
+            parameters=(_DISK,),
+        ),
+        FaultKind(
+            "disk_full", ("F22",), "a device takes no new pages", levels=(2,),
+            parameters=(_DEVICE,),
+        ),
+        FaultKind(
+            "disk_rot", ("F17",), "bits of one byte turn", levels=(2,), standing=False,
+            needs_redundancy=True, parameters=(_DEVICE, _OFFSET, Parameter("flip", 1, 255)),
+        ),
+        FaultKind(
+            "disk_lost_write", ("F20",), "the next write is acknowledged and not stored",
+            levels=(2,), standing=False, needs_redundancy=True, parameters=(_DISK,),
+        ),
+        FaultKind(
+            "disk_misdirect", ("F19",), "the next write lands elsewhere", levels=(2,),
+            standing=False, needs_redundancy=True,
+            parameters=(_DISK, Parameter("shift", 1, _BYTES_MAX)),
+        ),
+        FaultKind(
+            "disk_stale_read", ("F20",), "the next reads return what there is now", levels=(2,),
+            standing=False, needs_redundancy=True,
+            parameters=(_DISK, Parameter("count", 1, 1000)),
+        ),
+        FaultKind(
+            "loop_cut", (), "a Fibre Channel loop of the node is cut", levels=(2,),
+            parameters=(Parameter("side", words=("A", "B")),),
+        ),
+        FaultKind(
+            "sled_pull", (), "all disks of a sled are gone until it is put back", levels=(2,),
+            needs_redundancy=True,
+        ),
+    )  # fmt: skip
+
 
 FAULTS: Final[dict[str, FaultKind]] = {
     kind.name: kind
     for kind in (
-        FaultKind("kill", ("F1",), "SIGKILL; it comes back after for_ms with all that it wrote"),
+        FaultKind(
+            "kill", ("F1",), "SIGKILL; it comes back after for_ms with all that it wrote",
+            parameters=(_EVENTS, Parameter("sent", 0, 1)),
+        ),
         FaultKind(
             "kill_many", ("F1", "F32"), "SIGKILL to several at once; they return one by one",
             nodes=(2, 8),
         ),
         FaultKind(
             "power_cut", ("F2",), "a machine loses power: what was not synced is lost or torn",
-            needs_redundancy=True,
+            needs_redundancy=True, parameters=(_EVENTS, _KEEP),
         ),
         FaultKind(
             "power_cut_all", ("F3",), "all machines lose power at once", nodes=(0, 0),
+            parameters=(_KEEP,),
         ),
         FaultKind("pause", ("F4",), "SIGSTOP, then SIGCONT after for_ms; clocks go on"),
         FaultKind(
@@ -116,7 +182,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
         ),
         FaultKind(
             "sync_failure", ("F21",), "the next sync of the node fails: it must stop and recover",
-            needs_redundancy=True,
+            needs_redundancy=True, parameters=(Parameter("device", words=DEVICES),),
         ),
         FaultKind(
             "lose", ("F29",), "the node is gone for good", standing=False, levels=(1,),
@@ -139,6 +205,27 @@ FAULTS: Final[dict[str, FaultKind]] = {
             nodes=(0, 0), standing=False, levels=(1,),
         ),
         FaultKind("stop", ("F31",), "the node is stopped in order; it comes back", levels=(2,)),
+        FaultKind(
+            "swizzle", ("F13",), "nodes are clogged one by one and let go in another order",
+            levels=(2,), nodes=(2, 8),
+        ),
+        FaultKind(
+            "loss", ("F11",), "frames of all links of the node are lost: the session breaks",
+            levels=(2,), parameters=(_PERMILLE,),
+        ),
+        FaultKind(
+            "duplicate", ("F11",), "frames of all links of the node come twice", levels=(2,),
+            parameters=(_PERMILLE,),
+        ),
+        FaultKind(
+            "reorder", ("F11",), "frames of all links of the node are late", levels=(2,),
+            parameters=(_PERMILLE,),
+        ),
+        FaultKind(
+            "corrupt", ("F12",), "frames of all links of the node have a bit turned", levels=(2,),
+            parameters=(_PERMILLE,),
+        ),
+        *_disk_faults(),
     )
 }  # fmt: skip
 

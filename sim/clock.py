@@ -46,6 +46,11 @@ class SimClock:
         self._true_ns = self._loop.now_ns
         self._rate = PPM + rate_ppm
 
+    @property
+    def rate_ppm(self) -> int:
+        """How much faster than true time it runs now."""
+        return self._rate - PPM
+
     def jump_wall(self, delta_ns: int) -> None:
         """Move the date, and nothing else (F24)."""
         self._wall_ns += delta_ns

@@ -47,7 +47,6 @@ class SimClusterConfig:
     snapshot_entries: int = 64
     durability: str = "mirrored"
     clock_ppm_max: int = 20_000
-    dirty_bytes_max: int = MiB
     through_codec: bool = True
     timing: DiskTiming = field(default_factory=DiskTiming)
     conditions: LinkConditions = field(
@@ -82,7 +81,7 @@ class SimClusterConfig:
                 "l3_entries": self.l3_entries,
             },
             cache={
-                "dirty_bytes_max": self.dirty_bytes_max,
+                "dirty_bytes_max": MiB,
                 "destage_after_ms": self.destage_after_ms,
             },
             replication={

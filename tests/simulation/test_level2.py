@@ -41,7 +41,7 @@ def test_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
     traces = []
     for hash_seed in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-m", "scenario.level2", "12", "--swarm", "--seconds", "3"],
+            [sys.executable, "-m", "scenario.level2", "12", "--profile", "swarm", "--seconds", "3"],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
@@ -53,7 +53,7 @@ def test_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
 
 
 def test_another_seed_gives_another_trace() -> None:
-    short = Level2Options(seconds=1, crashes=False, pauses=False, slow=False, stops=False)
+    short = Level2Options(seconds=1, crashes=0, pauses=0, slow=0, stops=0)
     assert run_seed(1, short).trace != run_seed(2, short).trace
 
 
@@ -177,7 +177,7 @@ def test_acknowledging_before_the_journal_has_it_is_caught(monkeypatch: pytest.M
 def test_answering_a_slow_read_without_a_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IoPath, "_read_ended", _answer_without_lease)
     options = replace(
-        BUSY, crashes=False, stops=False, slow=False, pause_ms=3000, read_weight=100,
+        BUSY, crashes=0, stops=0, slow=0, pause_ms=3000, read_weight=100,
         now_percent=0, read_us=50_000, destage_after_ms=20,
     )  # fmt: skip
     assert "may not" in caught(options, 8)
@@ -186,7 +186,7 @@ def test_answering_a_slow_read_without_a_lease_is_caught(monkeypatch: pytest.Mon
 @pytest.mark.simulation
 def test_recovery_that_forgets_the_tail_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Node, "_restore", _restore_without_tail)
-    options = replace(BUSY, pauses=False, slow=False, stops=False)
+    options = replace(BUSY, pauses=0, slow=0, stops=0)
     assert "lost record" in caught(options, 6)
 
 
@@ -206,9 +206,7 @@ def test_sync_that_waits_for_the_room_that_it_would_make_is_caught(
 @pytest.mark.simulation
 def test_power_cut_that_a_node_does_not_admit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeCore, "__init__", _always_intact)
-    options = replace(
-        BUSY, crashes=False, pauses=False, slow=False, stops=False, power=True, fua_percent=0
-    )
+    options = replace(BUSY, crashes=0, pauses=0, slow=0, stops=0, power=2, fua_percent=0)
     assert "I8" in caught(options, 12)
 
 

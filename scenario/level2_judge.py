@@ -1,0 +1,198 @@
+"""shell: healing and verdict of level 2: what must hold while nodes run and at the end.
+
+After the faults every node comes back, everything is redundant and every request is answered within
+a bound; then the members of each region hold the same bytes, and hosts read every block once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from scenario.checkers import check_history
+from scenario.cluster_host import Sweep
+from scenario.state_checks import Violated
+from sim.cluster import SimNode
+
+if TYPE_CHECKING:
+    from scenario.level2 import Level2Run
+
+TASKS_IDLE_MAX = 4  # of one node with nothing to do: destage, checkpoint, and what just ends
+ANSWER_S = 10  # after healing: less than the time after which a host gives up
+
+
+class Judge:
+    """Of one run."""
+
+    def __init__(self, run: Level2Run) -> None:
+        self.run = run
+        self.nodes = run.nodes
+
+    def violated(self, rule: str, text: str) -> Violated:
+        """To be raised."""
+        return Violated(f"{rule} in seed {self.run.seed}: {text}")
+
+    # ------------------------------------------------------------------ while nodes run
+
+    def redundant(self) -> bool:
+        """Every region has its copies in sync on nodes that live, and all vote."""
+        running = [node for node in self.nodes if node.active and not node.paused]
+        cores = [node.node.core for node in running if node.node is not None]
+        leaders = [core for core in cores if core.raft.is_leader]
+        if len(running) < len(self.nodes) or not leaders:
+            return False
+        leader = max(leaders, key=lambda core: core.catalog.version)
+        up = tuple(core.self_id for core in cores)
+        return (
+            leader.catalog.up_nodes() == up
+            and tuple(leader.raft.members.voters) == up
+            and all(
+                bin(int(bits)).count("1") >= volume.copies
+                for volume in leader.catalog.volumes.values()
+                for bits in volume.table.in_sync.tolist()
+            )
+        )
+
+    def look_at(self, sim: SimNode) -> None:
+        """I30: the bounds of one node that runs, and the goals that it has reached."""
+        node = sim.node
+        if node is None or not sim.ready:
+            return
+        journal = node.journal.statistics()
+        if journal.used_bytes > journal.capacity_bytes:
+            raise self.violated("I30", f"the journal of {sim} holds {journal}")
+        if journal.waits:
+            self.run.faults.goal("the journal was full and writes waited")
+        cache = node.store.cache
+        if cache.dirty_bytes > cache.max_bytes + journal.capacity_bytes:
+            raise self.violated("I30", f"{cache.dirty_bytes} bytes are dirty on {sim}")
+        if node.store.destager.errors:
+            self.run.faults.goal("a page could not be destaged and was tried again")
+        if node.shelf.failed_disks:
+            self.run.faults.goal("a disk left its mirrors")
+
+    # ------------------------------------------------------------------ the end
+
+    def heal(self) -> None:
+        """No faults any more; wait for what must come, and judge."""
+        run, seconds = self.run, self.run.options.heal_s
+        run.faults.mend_all()
+        for host in run.hosts:
+            host.workload.stopped = True
+        run.wait("a stopping node has stopped", seconds, lambda: run.faults.stopping is None)
+        for node in self.nodes:
+            run.faults.restart(node)
+        run.wait("every host request is answered", ANSWER_S, self.hosts_idle)
+        run.wait("every node is back", seconds, run.all_up)
+        run.wait("everything is redundant", seconds, self.redundant)
+        run.wait("everything is committed everywhere", 5, self._settled)
+        run.wait("catalogs agree", 5, self._catalogs_agree)
+        # What a stale copy had prepared keeps its journal until it is home again, or released.
+        run.wait("no journal keeps open records", seconds, self._nothing_open)
+        run.wait("everything is committed everywhere", 5, self._settled)
+        self._sweep()
+        self._compare_bytes()
+        for node in self.nodes:
+            self.look_at(node)
+        self._check_bounds()
+        violations = check_history(run.history)
+        if violations:
+            raise Violated(f"history of seed {run.seed}: {violations[0]}")
+
+    def hosts_idle(self) -> bool:
+        """Nobody waits for an answer."""
+        return all(host.workload.finished for host in self.run.hosts)
+
+    def _copies(self) -> Iterator[tuple[tuple[int, int], list[SimNode]]]:
+        first = self.nodes[0].node
+        assert first is not None
+        catalog = first.core.catalog
+        for volume, virtual in sorted(catalog.volumes.items()):
+            for region in range(len(virtual.table)):
+                row = catalog.row(volume, region)
+                yield (
+                    (int(volume), region),
+                    [node for node in self.nodes if row.is_member(node.number)],
+                )
+
+    def _settled(self) -> bool:
+        """I11: every member of a region is at the same place in the sequence, nothing is open."""
+        for (volume, region), nodes in self._copies():
+            held: list[tuple[Any, ...]] = []
+            for node in nodes:
+                assert node.node is not None
+                copy = node.node.core.copies.get(volume, {}).get(region)
+                if copy is None:
+                    held.append((0, 0, 0, ()))
+                else:
+                    held.append(
+                        (copy.committed_epoch, copy.committed, copy.prepared, copy.clients.state())
+                    )
+            if any(one != held[0] for one in held) or held[0][1] != held[0][2]:
+                return False
+        return True
+
+    def _catalogs_agree(self) -> bool:
+        cores = [node.node.core for node in self.nodes if node.node is not None]
+        return all(core.catalog.version == cores[0].catalog.version for core in cores)
+
+    def _sweep(self) -> None:
+        """Hosts see every block once more, after all faults."""
+        host = self.run.hosts[0]
+        number = len(self.run.hosts)
+        host.run(
+            Sweep(
+                number,
+                self.run.sweep_config,
+                self.run.cluster.streams.stream("sweep"),
+                self.run.history,
+            )
+        )
+        self.run.wait("every block is read", 10, self.hosts_idle)
+        if host.workload.done * 64 < self.run.blocks:
+            raise self.violated("I26", "reads fail after healing")
+
+    def _compare_bytes(self) -> None:
+        """I11: the members of a region hold the same bytes."""
+        for (volume, region), nodes in self._copies():
+            images = [self._image(node, (volume, region)) for node in nodes]
+            for image in images[1:]:
+                if image != images[0]:
+                    differ = [at for at, one in enumerate(images[0]) if image[at] != one]
+                    raise self.violated(
+                        "I11",
+                        f"volume {volume} region {region} differs between {nodes} in"
+                        f" {len(differ)} bytes from {differ[0]}",
+                    )
+
+    def _image(self, node: SimNode, key: tuple[int, int]) -> bytes:
+        assert node.node is not None
+        assert node.group is not None
+        store = node.node.store
+        if key not in store:
+            return bytes(self.run.region_bytes)
+        data = bytearray(self.run.region_bytes)
+        read = store.read(key, 0, len(data), memoryview(data))
+        task = node.group.start(read, name="compare")
+        self.run.wait(f"{node} reads {key}", 5, task.done)
+        task.result()
+        return bytes(data)
+
+    def _nothing_open(self) -> bool:
+        return not any(
+            sim.node is not None and sim.node.store.statistics().uncommitted for sim in self.nodes
+        )
+
+    def _check_bounds(self) -> None:
+        for sim in self.nodes:
+            node = sim.node
+            assert node is not None
+            figures = node.store.statistics()
+            if figures.journal.used_peak_bytes > figures.journal.capacity_bytes:
+                raise self.violated("I30", f"the journal of {sim} overflowed")
+            names = node.supervisor.names()
+            if len(names) > TASKS_IDLE_MAX:
+                raise self.violated("I30", f"tasks of {sim} are left: {names}")
+            faults = node.core.catalog.check() + node.core.catalog.volume_manager.check()
+            if faults:
+                raise self.violated("I13", f"{faults[0]}")
