@@ -37,7 +37,6 @@ from sim.fence import fence
 BLOCK = 512
 STEP_NS = 50 * NS_PER_MS
 LONG = ("faults", "goals")  # of a report, a line each where it is printed
-LINES_MAX = 100_000  # of a trace that was asked for
 
 
 @dataclass(slots=True)
