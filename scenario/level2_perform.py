@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -35,13 +36,7 @@ def perform(request: RunRequest) -> RunResult:
                 del lines[:LINES_MAX]
 
     try:
-        run = Level2Run(
-            request.seed,
-            options_of(request),
-            request.faults,
-            allow_loss=request.allow_loss,
-            recorder=record if request.trace else None,
-        )
+        run = run_of(request, record if request.trace else None)
     except InvalidRequest as error:
         return RunResult(request, REFUSED, text=str(error))
     verdict, rule, text = _verdict(run)
@@ -60,6 +55,19 @@ def perform(request: RunRequest) -> RunResult:
         faults=report.faults,
         goals=report.goals,
         lines=tuple(lines[-LINES_MAX:]),
+    )
+
+
+def run_of(
+    request: RunRequest, recorder: Callable[[int, str, Any], None] | None = None
+) -> Level2Run:
+    """The run, not yet begun. InvalidRequest: it does not apply, and why."""
+    return Level2Run(
+        request.seed,
+        options_of(request),
+        request.faults,
+        allow_loss=request.allow_loss,
+        recorder=recorder,
     )
 
 
