@@ -20,6 +20,7 @@ from node.journal import Journal
 from node.rebuild import Rebuild
 from node.region_copy import RegionCopy
 from node.region_store import RegionStore
+from node.roles import COPY
 from scenario.level2 import Level2Options, Violated, main, run_seed, swarm
 
 # Each of these broke a rule once: (seed, what was wrong).
@@ -86,16 +87,16 @@ def caught(options: Level2Options, seeds: int, first: int = 0) -> str:
     return ""
 
 
-def _acknowledge_all(copy: RegionCopy) -> None:
+def _acknowledge_early(copy: RegionCopy, *received: Any) -> None:
     """Mutant: a copy acknowledges what its journal does not hold yet."""
-    kept, copy.journalled = copy.journalled, copy.prepared
-    try:
-        _acknowledge(copy)
-    finally:
+    _replicate(copy, *received)
+    if copy.role == COPY:
+        kept, copy.journalled = copy.journalled, copy.prepared
+        copy.acknowledge()
         copy.journalled = kept
 
 
-_acknowledge = RegionCopy.acknowledge
+_replicate = RegionCopy.replicate
 
 
 async def _fail_checkpoint(store: RegionStore) -> None:
@@ -169,7 +170,7 @@ _end_transfer = RegionStore.end_transfer
 
 
 def test_acknowledging_before_the_journal_has_it_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RegionCopy, "acknowledge", _acknowledge_all)
+    monkeypatch.setattr(RegionCopy, "replicate", _acknowledge_early)
     assert "I9" in caught(BUSY, 3)
 
 
