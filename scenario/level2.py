@@ -36,7 +36,7 @@ from sim.fence import fence
 
 BLOCK = 512
 STEP_NS = 50 * NS_PER_MS
-LONG = ("faults", "goals")  # of a report, a line each where it is printed
+LONG = ("performed", "goals")  # of a report, a line each where it is printed
 
 
 @dataclass(slots=True)
@@ -53,14 +53,12 @@ class Level2Report:
     longest_ms: int  # the longest that a host waited for one answer
     trace: str
     virtual_s: float
-    faults: tuple[FaultEvent, ...] = ()
+    performed: tuple[FaultEvent, ...] = ()
     goals: tuple[str, ...] = ()
 
 
 class Level2Run:
     """One seed from start to verdict. listed: faults in place of those that the seed draws."""
-
-    takes_losses = False  # the history knows of power cuts of everything
 
     def __init__(
         self,
@@ -216,7 +214,7 @@ class Level2Run:
             longest_ms=max((host.longest_ns for host in self.hosts), default=0) // NS_PER_MS,
             trace=self.loop.trace_hash(),
             virtual_s=self.loop.now_ns / NS_PER_S,
-            faults=tuple(self.faults.performed),
+            performed=tuple(self.faults.performed),
             goals=tuple(sorted(self.faults.goals)),
         )
 
@@ -284,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Violated as violated:
             report, verdict = run.report(), str(violated)
     lines = [f"option {name} {value}" for name, value in asdict(options).items()]
-    lines += [f"fault {event}" for event in report.faults]
+    lines += [f"fault {event}" for event in report.performed]
     lines += [f"goal {goal}" for goal in report.goals]
     lines += [
         f"{name} {value}"

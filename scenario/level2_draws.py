@@ -51,8 +51,6 @@ class Draws:
         if kind.startswith("disk") or kind == "sync_failure":
             return self._of_disks(kind, at_ms, node)
         if kind == "power_cut_all":
-            if not options.durability_synced and not self._run.takes_losses:
-                return None
             details: tuple[Detail, ...] = (("keep", ("torn", "lost")[rng.below(2)]),)
             return FaultEvent(at_ms, kind, (), self._down_ms(), details)
         return self._of_node(kind, at_ms, node)

@@ -142,6 +142,9 @@ class NodeFaults:
         return True
 
     def _killed(self, event: FaultEvent, crash: CrashKind) -> None:
+        if crash is not CrashKind.KILL and not self._allow_loss and not self.run.judge.redundant():
+            self.over(event)  # something else has struck since it was drawn
+            return
         for place, number in enumerate(event.nodes):
             node = self.nodes[number]
             # What a process handed to its kernel still travels; what a machine held does not.
@@ -187,6 +190,9 @@ class NodeFaults:
                 self.crash(node, crash, sent=False)
             else:
                 node.disks.crash(crash)
+        if not self.run.options.durability_synced:
+            self.run.history.power_lost()
+            self.run.checks.forget_committed()
         self.goal("all machines lost power")
         for number, node in enumerate(self.nodes):
             # One after the other, so that for a while only some are back.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from scenario.checkers import check_history
 from scenario.cluster_host import Sweep
+from scenario.losses import check_with_losses
 from scenario.state_checks import Violated
 from sim.cluster import SimNode
 
@@ -95,7 +95,7 @@ class Judge:
         for node in self.nodes:
             self.look_at(node)
         self._check_bounds()
-        violations = check_history(run.history)
+        violations = check_with_losses(run.history)
         if violations:
             raise Violated(f"history of seed {run.seed}: {violations[0]}")
 

@@ -237,6 +237,8 @@ def swarm(seed: int, **fixed: Any) -> Level2Options:
         loop_cuts=_one_in(rng, 5),
         down_max=1 + _one_in(rng, 4),
     )
+    if drawn.power_all:
+        drawn = replace(drawn, zero_weight=0, trim_weight=0)
     return replace(drawn, **fixed)
 
 
@@ -254,8 +256,8 @@ def disks(seed: int) -> Level2Options:
 def power(seed: int) -> Level2Options:
     """Machines lose power, one or all of them; syncs fail; hosts flush much."""
     rng = SeedStreams(seed).stream("profile")
-    drawn = {**_load(rng), **_times(rng), **_limits(rng)}
-    return Level2Options(
+    drawn = {**_load(rng), **_times(rng), **_limits(rng), "zero_weight": 0, "trim_weight": 0}
+    return Level2Options(  # no zeros: `scenario.losses` says why
         nodes=_nodes(rng), seconds=4, **drawn,
         crashes=1, pauses=0, slow=0, stops=1, power=3, power_all=rng.below(3),
         sync_failures=_one_in(rng, 2),

@@ -52,7 +52,7 @@ def perform(request: RunRequest) -> RunResult:
         virtual_ms=int(report.virtual_s * 1000),
         wall_ms=(time.perf_counter_ns() - began_ns) // 1_000_000,
         longest_ms=report.longest_ms,
-        faults=report.faults,
+        faults=report.performed,
         goals=report.goals,
         lines=tuple(lines[-LINES_MAX:]),
     )

@@ -82,6 +82,11 @@ class NodeChecks:
             for seq in [seq for seq in kept.held if not kept.is_synced(seq)]:
                 del kept.held[seq]
 
+    def forget_committed(self) -> None:
+        """All machines lost power: what was acknowledged and not synced may be gone (F3)."""
+        self._committed.clear()
+        self._last.clear()
+
     # ------------------------------------------------------------------ listening
 
     def listen(self, sim: SimNode) -> None:

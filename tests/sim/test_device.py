@@ -336,3 +336,38 @@ def test_after_any_power_cut_each_byte_is_its_synced_or_a_later_value(
     left = contents(disk, 0, 15_000)
     assert all(value in values for value, values in zip(left, possible, strict=True))
     loop.close()
+
+
+def test_a_lost_write_is_answered_and_leaves_what_was_there(loop: SimEventLoop) -> None:
+    async def body(device: SimDevice) -> None:
+        await device.write(0, [b"old"])
+        device.disk.lose_writes(1)
+        await device.write(0, [b"new"])
+        await device.sync()
+
+    assert contents(run(loop, body), 0, 3) == b"old"
+
+
+def test_a_misdirected_write_lands_elsewhere_and_leaves_its_place(loop: SimEventLoop) -> None:
+    async def body(device: SimDevice) -> None:
+        device.disk.misdirect_write(4096)
+        await device.write(512, [b"data"])
+
+    disk = run(loop, body)
+    assert (contents(disk, 512, 4), contents(disk, 4608, 4)) == (bytes(4), b"data")
+
+
+def test_a_stale_read_returns_what_was_there_and_the_next_one_does_not(loop: SimEventLoop) -> None:
+    seen = []
+
+    async def body(device: SimDevice) -> None:
+        await device.write(0, [b"old"])
+        device.disk.stale_reads(1)
+        await device.write(0, [b"new"])
+        for _ in range(2):
+            into = bytearray(3)
+            await device.read(0, memoryview(into))
+            seen.append(bytes(into))
+
+    run(loop, body)
+    assert seen == [b"old", b"new"]

@@ -405,3 +405,16 @@ def test_what_a_group_schedules_outside_goes_on_when_the_group_is_paused_or_drop
     group.drop()
     loop.run_until_ns(loop.now_ns + 20)
     assert "later" in seen
+
+
+def test_strike_comes_right_behind_the_event_of_that_number(loop: SimEventLoop) -> None:
+    steps: list[object] = []
+
+    async def walk() -> None:
+        for step in range(6):
+            steps.append(step)
+            await asyncio.sleep(0)
+
+    loop.after_events(3, lambda: steps.append("strike"))
+    loop.run_until_complete(walk())
+    assert steps[:4] == [0, 1, 2, "strike"]

@@ -390,3 +390,33 @@ def test_sessions_grow_and_links_come_back_after_any_faults(world: Make, seed: i
 def test_the_same_seed_gives_the_same_trace(world: Make) -> None:
     assert _random_run(world, 3) == _random_run(world, 3)
     assert _random_run(world, 3) != _random_run(world, 4)
+
+
+def test_framed_link_hands_over_each_message_once_and_in_order(world: Make) -> None:
+    w = world(framed=True)
+    w.network.set_conditions(LinkConditions(duplication=0.5, reordering=0.5))
+    w.send(0, 1, range(50))
+    w.run_ms(50)
+    assert w.received(1) == list(range(50))
+
+
+def test_framed_link_breaks_at_a_lost_message_and_hands_over_none_behind_it(world: Make) -> None:
+    w = world(framed=True)
+    w.network.set_conditions(LinkConditions(loss=1.0))
+    w.send(0, 1, range(1))
+    w.network.set_conditions(LinkConditions())
+    w.send(0, 1, range(1, 3))
+    w.run_ms(200)
+    assert w.received(1) == []
+    assert [session > 0 for _, session in w.links(1)] == [False, True]
+    assert w.network.frames_lost == 1
+
+
+def test_framed_link_breaks_at_a_corrupt_message(world: Make) -> None:
+    w = world(framed=True)
+    w.network.set_conditions(LinkConditions(corruption=1.0))
+    w.send(0, 1, range(2))
+    w.network.set_conditions(LinkConditions())
+    w.run_ms(200)
+    assert w.received(1) == []
+    assert w.network.frames_corrupt == 1
