@@ -23,6 +23,7 @@ import structlog
 from base.units import NS_PER_MS, NS_PER_S
 from cluster.entries import CreateVolume, encode
 from scenario.cluster_host import ClusterHost
+from scenario.faults import check_faults
 from scenario.history import History
 from scenario.level2_faults import NodeFaults
 from scenario.level2_judge import Judge
@@ -71,6 +72,8 @@ class Level2Run:
     ) -> None:
         self.seed = seed
         self.options = options
+        if listed is not None:
+            check_faults(listed, level=2, nodes=options.nodes, allow_loss=allow_loss)
         config = options.cluster()
         self.checks = NodeChecks(seed)
         self.failures: list[str] = []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from base.errors import StorageError
 from base.units import NS_PER_MS
-from scenario.faults import FAULTS, check_faults, severed
+from scenario.faults import FAULTS, severed
 from scenario.level2_draws import Draws
 from scenario.runs import FaultEvent
 from sim.cluster import SimNode
@@ -53,8 +53,6 @@ class NodeFaults:
         self._allow_loss = allow_loss
         self._shaped: list[tuple[int, str, int]] = []  # (node, kind, by how much)
         self._begin_ns = self._end_ns = 0
-        if listed is not None:
-            check_faults(listed, level=2, nodes=run.options.nodes, allow_loss=allow_loss)
 
     # ------------------------------------------------------------------ when
 
@@ -142,7 +140,8 @@ class NodeFaults:
         return True
 
     def _killed(self, event: FaultEvent, crash: CrashKind) -> None:
-        if crash is not CrashKind.KILL and not self._allow_loss and not self.run.judge.redundant():
+        alone = self.standing == [event] and self.run.judge.redundant()
+        if crash is not CrashKind.KILL and not (alone or self._allow_loss):
             self.over(event)  # something else has struck since it was drawn
             return
         for place, number in enumerate(event.nodes):

@@ -48,11 +48,12 @@ def test_fault_that_only_level_1_can_do_is_refused() -> None:
 
 
 def test_kill_strikes_in_the_middle_of_a_journal_write() -> None:
+    slow = tuple(FaultEvent(90, "slow_disk", (node,), 2900, (("factor", 50),)) for node in range(3))
     kills = tuple(
-        FaultEvent(100 * at, "kill", (at % 3,), 40, (("events", 7 * at),)) for at in range(2, 29, 2)
+        FaultEvent(200 * at, "kill", (at % 3,), 40, (("events", 7 * at),)) for at in range(1, 14)
     )
-    slow = (*SHORT, ("now_percent", 0), ("writes_per_s", 800), ("read_weight", 0), ("hosts", 3))
-    assert "a crash met a journal write on its way" in after(*kills, options=slow).goals
+    busy = (*SHORT, ("now_percent", 0), ("writes_per_s", 200), ("read_weight", 5))
+    assert "a crash met a journal write on its way" in after(*slow, *kills, options=busy).goals
 
 
 @pytest.mark.parametrize("keep", ["torn", "lost"])
