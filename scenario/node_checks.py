@@ -26,10 +26,13 @@ Key = tuple[int, int]
 class Kept:
     """What the journal of one node holds of one region: all up to `base`, and `held` by seq."""
 
-    __slots__ = ("base", "held")
+    __slots__ = ("base", "begun", "held", "lost")
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, begun: tuple[int, Journal] | None = None) -> None:
         self.base = base
+        self.begun = begun  # the note by which a transfer made it: (lsn, its journal)
+        # Names that went with the power: the node had acknowledged them before.
+        self.lost: dict[tuple[int, int], None] = {}
         # By seq: (epoch, lsn, the journal of the life that wrote it; None: synced since).
         self.held: dict[int, tuple[int, int, Journal | None]] = {}
 
@@ -78,9 +81,13 @@ class NodeChecks:
         if kind is CrashKind.KILL:
             return
         # Of what was not synced anything may be left, so nothing is promised.
-        for kept in self._kept.get(node.number, {}).values():
+        regions = self._kept.get(node.number, {})
+        for key, kept in list(regions.items()):
             for seq in [seq for seq in kept.held if not kept.is_synced(seq)]:
-                del kept.held[seq]
+                kept.lost[seq, kept.held.pop(seq)[0]] = None
+            if kept.begun is not None and kept.begun[1].synced_lsn < kept.begun[0]:
+                lost, regions[key] = kept.lost, Kept(0)  # what was there before may be back
+                regions[key].lost = lost
 
     def forget_committed(self) -> None:
         """All machines lost power: what was acknowledged and not synced may be gone (F3)."""
@@ -156,7 +163,8 @@ class NodeChecks:
             truncate(key, from_seq)
 
         def transfer_begun(note: Any) -> None:
-            kept[note.volume, note.region] = Kept(note.base_seq)
+            begun = (journal.next_lsn, journal)  # the note is appended now
+            kept[note.volume, note.region] = Kept(note.base_seq, begun)
             begin(note)
 
         def dropped(key: Key) -> None:
@@ -195,6 +203,7 @@ class NodeChecks:
                 if not made.holds(seq, epoch):
                     kind = self._crashed.get(sim.number)
                     self.fail("I9", f"{copy} lost record {(epoch, seq)} over a crash: {kind}")
+            made.lost = known.lost
         self._kept[sim.number][key] = made
 
     def _applied(self, sim: SimNode, node: Node, record: Record) -> None:
@@ -219,6 +228,10 @@ class NodeChecks:
                 holders[member] = None
         for holder in sorted(holders):
             kept = self._kept.get(holder, {}).get(key)
+            name, synced = (record.seq, record.epoch), record.flags & SYNC
+            if kept is not None and not synced and name in kept.lost:
+                # It had acknowledged it before its power went; of `mirrored` no more is promised.
+                continue
             if kept is None or not kept.holds(record.seq, record.epoch):
                 self.fail("I9", f"{record} is committed by {sim}, not journalled on n{holder}")
             assert kept is not None
