@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from base.errors import InvalidRequest
 from scenario import level1, level2
 from scenario.faults import nearest
+from scenario.level2_options import LEVEL2
 from scenario.mutations import applied, mutation_of
 from scenario.profiles import LEVEL1, with_options
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
@@ -23,19 +24,9 @@ from scenario.state_checks import Violated
 LINES_MAX = 200_000
 
 
-def _level2_default(seed: int) -> level2.Level2Options:
-    """Kills, pauses, stops and slow disks, one at a time."""
-    return level2.Level2Options()
-
-
-def _level2_swarm(seed: int) -> level2.Level2Options:
-    """Every option drawn: features on and off, times short and long."""
-    return level2.swarm(seed)
-
-
 PROFILES: Final[dict[int, dict[str, Callable[[int], Any]]]] = {
     1: dict(LEVEL1),
-    2: {"default": _level2_default, "swarm": _level2_swarm},
+    2: dict(LEVEL2),
 }
 
 
@@ -75,9 +66,7 @@ def run_of(request: RunRequest) -> Any:
     if request.level == 1:
         options = replace(options, trace=request.trace)
         return level1.SeedRun(request.seed, options, request.faults, allow_loss=request.allow_loss)
-    if request.faults is not None:
-        raise InvalidRequest("level 2 draws its faults: it does not take a list of them")
-    return level2.Level2Run(request.seed, options)
+    return level2.Level2Run(request.seed, options, request.faults, allow_loss=request.allow_loss)
 
 
 def perform(request: RunRequest, watch: Watch | None = None) -> RunResult:

@@ -10,7 +10,7 @@ from scenario.faults import FAULTS
 from scenario.level2 import Level2Report, run_seed
 from scenario.level2_faults import PERFORM
 from scenario.level2_options import LEVEL2, WEIGHTS, Level2Options
-from scenario.level2_perform import perform
+from scenario.run_one import perform
 from scenario.runs import PASSED, REFUSED, FaultEvent, RunRequest, RunResult
 
 SHORT = (("nodes", 3), ("seconds", 3), ("codec", False))
