@@ -10,6 +10,7 @@ as one of 65,536. Everything is arrays of integers: one call for a volume of 1 T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -101,12 +102,18 @@ def domain_masks(domains: Sequence[int]) -> U8:
 def spread_of(members: U8, domains: Sequence[int]) -> U8:
     """For each set of nodes (as bits): the bits of all nodes that share a failure domain with one
     of them. A further copy may go anywhere else."""
+    return _spread_table(tuple(domains))[members]
+
+
+@lru_cache(maxsize=64)
+def _spread_table(domains: tuple[int, ...]) -> U8:
     table = np.zeros(256, dtype=np.uint8)
     masks = domain_masks(domains)
     for node in range(len(domains)):
         holds = (np.arange(256) >> node & 1).astype(bool)
         table[holds] |= masks[node]
-    return table[members]
+    table.flags.writeable = False
+    return table
 
 
 def place(

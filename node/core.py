@@ -250,7 +250,9 @@ class NodeCore:
         ):
             due = min(due, now_ns + BUSY_TICK_NS)
         for copy in self.opening:
-            due = min(due, copy.open_at_ns)
+            # One whose time has come waits for a commit, which opens it by itself.
+            if now_ns < copy.open_at_ns < due:
+                due = copy.open_at_ns
         return max(due, now_ns)
 
     def raft_persisted(self, number: int, now_ns: int) -> None:

@@ -54,11 +54,12 @@ class NodeAllocation:
 class NodeStorage:
     """One node's inventory, chunklet tables (by disk) and LDs (by number)."""
 
-    __slots__ = ("inventory", "lds", "next_ld", "node", "tables")
+    __slots__ = ("_plain_inventory", "inventory", "lds", "next_ld", "node", "tables")
 
     def __init__(self, node: int, inventory: NodeInventory, next_ld: int = 0) -> None:
         self.node = node
         self.inventory = inventory
+        self._plain_inventory = inventory.to_tuple()  # it never changes
         self.tables = [
             ChunkletTable.blank(disk.chunklets, disk.spare_chunklets) for disk in inventory.disks
         ]
@@ -184,7 +185,7 @@ class NodeStorage:
         """Plain lists, ints and bytes, in a fixed order."""
         return [
             self.node,
-            self.inventory.to_tuple(),
+            self._plain_inventory,
             self.next_ld,
             [table.state.tobytes() for table in self.tables],
             [_ld_to_plain(ld) for _, ld in sorted(self.lds.items())],
