@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from base.ids import NodeId, node_name
+from base.ids import NOBODY, NodeId, node_name
 from base.units import NS_PER_MS, NS_PER_S, NS_PER_US, SECTOR_BYTES, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog
@@ -25,6 +25,7 @@ from node.core import CoreSettings, NodeCore
 from node.flapping import FlapPolicy
 from node.leases import LeaseTable
 from node.region_copy import OWNER, RegionCopy
+from node.roles import AHEAD, GAP, NOT_MEMBER, STALE
 from sim.durable import Durable, DurableRegion, Key, Sectors, apply_sectors, clone, entries_behind
 from sim.kernel_machine import JournalEntry, KernelMachine
 from sim.kernel_network import KernelNetwork
@@ -250,6 +251,8 @@ class KernelNode(KernelMachine):
             self.transfers.pages_held(sender, message)  # type: ignore[arg-type]
         else:
             goal = GOAL_OF.get(kind)
+            if kind is wire.ReplicateRefused:
+                goal = GOAL_OF_REFUSAL[message.reason]  # type: ignore[attr-defined]
             if goal is not None:
                 self.kernel.goals[goal] = None
             core.message(sender, message, self.clock_ns())
@@ -300,6 +303,7 @@ class KernelNode(KernelMachine):
             self._reply(token, op.NOT_OWNER, b"")
             return
         if not self.core.may_read(copy, now_ns):
+            self.kernel.goals["a read waited for a lease or an opening"] = None
             self.core.wait_to_read(copy, token)
             return
         blocks = self.store.get((record.volume, record.region), {})
@@ -321,6 +325,7 @@ class KernelNode(KernelMachine):
         if self.not_now(life, self._answer_read, life, token, copy, epoch, data):
             return
         if copy.epoch != epoch or not self.core.may_read(copy, self.clock_ns()):
+            self.kernel.goals["a lease ended between the fetch and the answer of a read"] = None
             self._read(token)
             self.perform()
             return
@@ -502,6 +507,10 @@ class KernelNode(KernelMachine):
 
     def _note(self, effect: fx.Note) -> None:
         self.kernel.goals[effect.event] = None
+        if effect.event == "region.opened":
+            fields = effect.fields
+            if self.core.catalog.row(fields["volume"], fields["region"]).joiner != NOBODY:
+                self.kernel.goals["a region opened while a copy joined it"] = None
         self.kernel.note(self.node, effect.event, sorted(effect.fields.items()))
 
     def _admit(self, effect: fx.Admit) -> None:
@@ -524,8 +533,13 @@ ZEROS = bytes(SECTOR_BYTES)
 # Messages that tell of something rare.
 GOAL_OF: dict[type, str] = {
     wire.InstallSnapshot: "a catalog was sent as a whole",
-    wire.ReplicateRefused: "a record was refused",
     wire.TransferEnded: "a copy was filled",
+}
+GOAL_OF_REFUSAL: dict[int, str] = {
+    STALE: "a record of a stale epoch was refused",
+    AHEAD: "a record of an epoch ahead was refused",
+    GAP: "a record behind a gap was refused",
+    NOT_MEMBER: "a record was refused by a node that is no member",
 }
 
 PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scenario.goals import GOALS
 from scenario.profiles import LEVEL1
 from scenario.run_one import perform
 from scenario.runs import PASSED, REFUSED, FaultEvent, RunRequest, RunResult
@@ -15,9 +16,7 @@ SMALL = (("nodes", 4), ("seconds", 3), ("regions", 2), ("durability_synced", 1))
 
 
 def listed(*faults: FaultEvent, loss: bool = False) -> RunResult:
-    return perform(
-        RunRequest(1, "default", 5, faults=faults, options=SMALL, allow_loss=loss)
-    )
+    return perform(RunRequest(1, "default", 5, faults=faults, options=SMALL, allow_loss=loss))
 
 
 @pytest.mark.parametrize("profile", LEVEL1)
@@ -76,3 +75,19 @@ def test_a_node_waits_calmly_for_a_region_that_opens_with_its_next_commit() -> N
     assert copy.open_at_ns <= node.clock_ns() < before_ns
     node.core.opening[copy] = None
     assert node.core.next_tick_ns(node.clock_ns()) > node.clock_ns()
+
+
+@pytest.mark.parametrize("profile", LEVEL1)
+def test_a_profile_reaches_no_goal_that_the_registry_does_not_have(profile: str) -> None:
+    # Events that only an operator causes are no goals of a search.
+    reached = perform(RunRequest(1, profile, 103)).goals
+    assert set(reached) - set(GOALS[1]) <= {"regions.forced"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "seed"),
+    [("reconfiguration", 102)],  # a leader stepped down with the commit that it had to answer
+)
+def test_a_seed_that_once_found_something_passes(profile: str, seed: int) -> None:
+    result = perform(RunRequest(1, profile, seed))
+    assert result.verdict == PASSED, result.text
