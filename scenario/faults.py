@@ -6,7 +6,7 @@ as well: a fault with `needs_redundancy` destroys what only one node holds, so i
 while every region has its copies in sync elsewhere. Everything else may strike at any time: the
 cluster may then be unavailable until it is over, and never wrong.
 
-Numbers F1–F32 are those of docs/internals/faults.md.
+The table of docs/internals/simulation.md says which number of the fault model each kind is of.
 """
 
 from __future__ import annotations

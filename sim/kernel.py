@@ -508,7 +508,7 @@ class KernelNode(KernelMachine):
     def _note(self, effect: fx.Note) -> None:
         self.kernel.goals[effect.event] = None
         if effect.event == "region.opened":
-            fields = effect.fields
+            fields: dict[str, Any] = effect.fields
             if self.core.catalog.row(fields["volume"], fields["region"]).joiner != NOBODY:
                 self.kernel.goals["a region opened while a copy joined it"] = None
         self.kernel.note(self.node, effect.event, sorted(effect.fields.items()))

@@ -70,7 +70,7 @@ def test_groups_of_a_partition_name_nodes_of_the_cluster() -> None:
 
 def test_faults_out_of_order_are_refused() -> None:
     faults = [FaultEvent(9, "kill", (0,), 10), FaultEvent(5, "kill", (1,), 10)]
-    with pytest.raises(InvalidRequest, match="fault 1 .kill.: 5 ms is before the fault ahead"):
+    with pytest.raises(InvalidRequest, match=r"fault 1 .kill.: 5 ms is before the fault ahead"):
         check_faults(faults, level=1, nodes=4)
 
 
