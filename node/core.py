@@ -249,10 +249,8 @@ class NodeCore:
             or len(self.agreement)
         ):
             due = min(due, now_ns + BUSY_TICK_NS)
-        for copy in self.opening:
-            # One whose time has come waits for a commit, which opens it by itself.
-            if now_ns < copy.open_at_ns < due:
-                due = copy.open_at_ns
+        for copy in self.opening:  # one whose time has come waits for a commit
+            due = min(due, copy.open_at_ns) if copy.open_at_ns > now_ns else due
         return max(due, now_ns)
 
     def raft_persisted(self, number: int, now_ns: int) -> None:
