@@ -41,11 +41,15 @@ HARD, SNAPSHOT, TRUNCATE, ENTRIES, LIFE = range(1, 6)
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """The last life of this node. clean: it was stopped in order, with everything on its disks."""
+    """The last life of this node. clean: it was stopped in order, with everything on its disks.
+    intact, blank: what it had to tell the catalog and has not, as far as is known; see
+    `node.own_life`."""
 
     incarnation: int = 0
     boot_id: str = ""
     clean: bool = True
+    intact: bool = True
+    blank: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ def _pack_hard(hard: HardState) -> list[Any]:
 
 
 def _pack_life(life: Life) -> list[Any]:
-    return [LIFE, life.incarnation, life.boot_id, life.clean]
+    return [LIFE, life.incarnation, life.boot_id, life.clean, life.intact, life.blank]
 
 
 def _records_of(request: Persist) -> list[list[Any]]:
@@ -171,7 +175,7 @@ class ConsensusStore:
         if kind == HARD:
             state.hard = HardState(record[1], NodeId(record[2]), record[3])
         elif kind == LIFE:
-            state.life = Life(record[1], record[2], record[3])
+            state.life = Life(*record[1:])
         elif kind == SNAPSHOT:
             members = Members(
                 tuple(NodeId(node) for node in record[3]), tuple(NodeId(n) for n in record[4])
@@ -186,9 +190,12 @@ class ConsensusStore:
         else:
             raise DeviceFailed(f"{self._device.name}: record of unknown kind {kind}")
 
-    async def format(self, snapshot: Snapshot) -> None:
-        """Begin a new store. `snapshot`: index 0 and the first members."""
-        self.state = ConsensusState(snapshot=snapshot)
+    async def format(
+        self, snapshot: Snapshot, hard: HardState | None = None, life: Life | None = None
+    ) -> None:
+        """Begin a new store. `snapshot`: index 0 and the first members. hard, life: what a store
+        that takes the place of a lost one knows from its first moment on, whatever follows."""
+        self.state = ConsensusState(hard or HardState(), snapshot, life=life or Life())
         await self._write_half()
 
     async def set_life(self, life: Life) -> None:

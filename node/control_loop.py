@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -13,7 +14,7 @@ from base.errors import StorageError
 from base.tasks import Supervisor
 from base.units import NS_PER_S
 from node import effects as fx
-from node.consensus_store import ConsensusStore, Life
+from node.consensus_store import ConsensusStore
 from node.core import NodeCore
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class ControlLoop:
             fx.PersistRaft: self._persist,
             fx.Answer: self._answer,
             fx.NewLife: self._new_life,
+            fx.LifeCounted: self._life_counted,
             fx.Note: self._note,
             fx.RecoverStore: self._recover_store,
             fx.TopologyChanged: self._topology,
@@ -114,9 +116,18 @@ class ControlLoop:
 
     async def _begin_life(self, above: int) -> None:
         last = self._consensus.state.life
-        life = Life(max(above, last.incarnation) + 1, last.boot_id, clean=False)
+        life = replace(last, incarnation=max(above, last.incarnation) + 1, clean=False)
         await self._consensus.set_life(life)
         self.core.begin_life(life.incarnation, self._clock.now_ns())
+        self.io.turn_soon()
+
+    def _life_counted(self, _effect: fx.LifeCounted) -> None:
+        self._supervisor.start(self._keep_count(), name="life_counted")
+
+    async def _keep_count(self) -> None:
+        life = replace(self._consensus.state.life, intact=True, blank=False)
+        await self._consensus.set_life(life)
+        self.core.life_counted(self._clock.now_ns())
         self.io.turn_soon()
 
     def _note(self, effect: fx.Note) -> None:

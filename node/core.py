@@ -28,19 +28,17 @@ from cluster.effects import (
     VolumeGrown,
     VolumeRemoved,
 )
-from cluster.entries import NodeUp, encode
 from cluster.membership import Membership
+from node import own_life
 from node.agreement import PROPOSAL_NS, Agreement
 from node.commit_points import CommitPoints
 from node.detection import Detection
 from node.effects import (
     Answer,
     CloseRegion,
-    NewLife,
     NodeEffect,
     Note,
     OpenRegion,
-    RecoverStore,
     Reply,
     Token,
     TopologyChanged,
@@ -109,7 +107,7 @@ class NodeCore:
         """store_ready False: the shell recovers the store when RecoverStore asks for it, and then
         calls `store_recovered`; the node is not active before."""
         self.store_ready = store_ready
-        self._recovery_asked = False
+        self.recovery_asked = False
         self.self_id = self_id
         self.incarnation = incarnation
         self.intact = intact
@@ -143,13 +141,14 @@ class NodeCore:
         self.agreement = Agreement(self, effects, incarnation << 24)
         self._owners: dict[int, Any] = {}
         self._next_leader_ns = now_ns
-        self._next_duty_ns = now_ns
+        self.next_duty_ns = now_ns
         self.takeovers = 0  # regions that this node took over from another
         self._exposed = 0
         self._exposed_ns = 0
         self._exposed_at_ns = now_ns
-        self._life_asked = False
-        self._counted = False  # the catalog has taken in a life of this process
+        self.life_asked = False
+        self.count_asked = False
+        self.counted = False  # nothing that this process had lost at its start is left to be said
         self._compacted = catalog.version
         self._on: dict[type[Any], Any] = {
             wire.Beacon: self.detection.on_beacon,
@@ -197,7 +196,7 @@ class NodeCore:
                 self.agreement.step(rt.PeerLost(NodeId(peer)), now_ns)
             return
         self.detection.send_beacon(peer, now_ns)
-        for copy in self._all_copies():
+        for copy in self.all_copies():
             copy.link_reset(peer)
             if copy.role == OWNER:
                 self.commit_dirty[copy] = None
@@ -230,7 +229,7 @@ class NodeCore:
             self._next_leader_ns = now_ns + LEADER_NS
             self.duties.tick(now_ns)
         if not self.active:
-            self._report_for_duty(now_ns)
+            own_life.report(self, now_ns)
         self.agreement.retry(now_ns)
 
     def next_tick_ns(self, now_ns: int) -> int:
@@ -302,7 +301,7 @@ class NodeCore:
 
     # ------------------------------------------------------------------ copies
 
-    def _all_copies(self) -> list[RegionCopy]:
+    def all_copies(self) -> list[RegionCopy]:
         return [copy for by_region in self.copies.values() for copy in by_region.values()]
 
     def _new_copy(self, volume: int, region: int) -> RegionCopy:
@@ -465,7 +464,7 @@ class NodeCore:
         self._owners.clear()
         self._on_node_changed(self.self_id, index, now_ns)
         if self.active:
-            for copy in self._all_copies():
+            for copy in self.all_copies():
                 self._configure(copy, now_ns)
         self.handover.send()
         self.effects.append(TopologyChanged())
@@ -528,40 +527,22 @@ class NodeCore:
             if up and self.active and not self.flapping.hold_left_ns(node, now_ns):
                 self.joins.prefer(node, now_ns)
             return
-        state = self.catalog.node_state(node)
-        if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
-            # With its own life in it the catalog is as new as anything that an earlier life of this
-            # node has acted on: only now is it known which regions lie where.
-            self._counted = True
-            if self.store_ready:
-                self._activate(now_ns)
-            elif not self._recovery_asked:
-                self._recovery_asked = True
-                self.effects.append(RecoverStore())
-        elif state.incarnation >= self.incarnation and not self._life_asked:
-            # Declared down, or overtaken: this life may not go on, its data may (P6).
-            self._life_asked = True
-            self.active = self.leases.granting = False
-            for copy in self._all_copies():
-                copy.retire()
-            self.opening.clear()
-            self.joins.clear()
-            self.effects.append(NewLife(state.incarnation))
+        own_life.changed(self, now_ns)
 
     def store_recovered(self, now_ns: int) -> None:
         """The shell has restored every copy that the store knows."""
         self.store_ready = True
         state = self.catalog.node_state(self.self_id)
         if state.liveness is Liveness.UP and state.incarnation == self.incarnation:
-            self._activate(now_ns)
+            self.activate(now_ns)
 
-    def _activate(self, now_ns: int) -> None:
+    def activate(self, now_ns: int) -> None:
         if self.active:
             return
         self.active = self.leases.granting = True
-        self._life_asked = False
+        self.life_asked = False
         self.effects.append(Note("node.joined", incarnation=self.incarnation))
-        for copy in self._all_copies():
+        for copy in self.all_copies():
             if self.catalog.volume_manager.has_volume(copy.volume):
                 self._configure(copy, now_ns)
             else:
@@ -570,26 +551,11 @@ class NodeCore:
 
     def begin_life(self, incarnation: int, now_ns: int) -> None:
         """The shell has persisted a higher incarnation: report in under it."""
-        assert incarnation > self.incarnation
-        self.incarnation = incarnation
-        self._life_asked = False
-        self._next_duty_ns = now_ns
-        if self._counted:
-            # What this process had lost at its start is known; else the next life has to say it.
-            self.intact = True
-            self.blank = False
-        self.leases.renew(incarnation, now_ns)
-        self.open_at_ns = max(self.open_at_ns, self.leases.all_granted_until_ns())
-        self._report_for_duty(now_ns)
+        own_life.begin(self, incarnation, now_ns)
 
-    def _report_for_duty(self, now_ns: int) -> None:
-        if self._life_asked or not self.catalog.cluster_id or now_ns < self._next_duty_ns:
-            return
-        self._next_duty_ns = now_ns + DUTY_NS
-        entry = NodeUp(
-            NodeId(self.self_id), self.incarnation, self.intact, self.blank, self.inventory
-        )
-        self.propose(encode(entry), None, now_ns, timeout_ns=DUTY_NS, repeatable=True)
+    def life_counted(self, now_ns: int) -> None:
+        """The shell has persisted that this life has nothing more to own up to."""
+        own_life.counted(self, now_ns)
 
     # ------------------------------------------------------------------ messages about regions
 

@@ -134,16 +134,24 @@ class Node:
             on_failure=self.fail,
         )
         known = await self.consensus.load()
-        self._blank = not known and ports.formed
         if not known:
-            await self.consensus.format(rt.Snapshot(0, 0, first_members(self.config)))
+            lost = ports.formed  # the cluster has had this node before, with a store
+            await self.consensus.format(
+                rt.Snapshot(0, 0, first_members(self.config)),
+                rt.HardState(blank=lost),
+                Life(intact=not lost, blank=lost),
+            )
         last = self.consensus.state.life
-        self._intact = known and (last.clean or last.boot_id == ports.boot_id)
-        if not known:
-            self._intact = not self._blank
+        self._blank = last.blank
+        # What an earlier life did not live to tell the catalog is still to be told.
+        same = last.clean or last.boot_id == ports.boot_id
+        self._intact = last.intact and same
         # A blank node does not know its former incarnations: time makes it larger than them all.
         floor = ports.clock.wall_ns() // 1_000_000_000 if self._blank else 0
-        life = Life(max(last.incarnation, floor) + 1, ports.boot_id, clean=False)
+        life = Life(
+            max(last.incarnation, floor) + 1, ports.boot_id, clean=False,
+            intact=self._intact, blank=self._blank,
+        )  # fmt: skip
         await self.consensus.set_life(life)
         return life.incarnation
 
@@ -174,7 +182,7 @@ class Node:
                     heartbeat_ms=raft_options.heartbeat_ms,
                 ),
                 rng=ports.rng,
-                blank=self._blank,
+                blank=state.hard.blank,
             ),
             catalog=Catalog.from_bytes(snapshot.data) if snapshot.data else Catalog(),
             membership=Membership(
@@ -286,7 +294,7 @@ class Node:
             if self.failed is None and self.io.store is not None:
                 await self.store.close()
                 life = self.consensus.state.life
-                clean = Life(life.incarnation, life.boot_id, clean=True)
+                clean = replace(life, clean=True)
                 await bus.close()
                 await self.consensus.set_life(clean)
         finally:

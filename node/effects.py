@@ -267,6 +267,13 @@ class NewLife:
         self.above = above
 
 
+class LifeCounted:
+    """The catalog knows what this node had lost when it started: persist that nothing is left to be
+    said, then call `life_counted`."""
+
+    __slots__ = ()
+
+
 class RecoverStore:
     """The catalog is current: read what the disks hold, then call `store_recovered`."""
 
@@ -292,5 +299,6 @@ NodeEffect = (
     | Answer
     | TopologyChanged
     | NewLife
+    | LifeCounted
     | Note
 )

@@ -102,6 +102,8 @@ class CatalogChecks:
     def _check_life(self, node: KernelNode) -> None:
         known_life, known = self._lives.get(node.node, (0, -1))
         incarnation = node.core.incarnation
+        if node.core.blank and not node.core.counted:
+            return  # it does not know its former lives, and counts for nothing until it does
         if incarnation < known or (incarnation == known and node.life != known_life):
             self.fail("I6", f"{node} has incarnation {incarnation}, {known} was there before")
         self._lives[node.node] = (node.life, incarnation)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scenario.level1 import SeedRun
 
 MANY_MAX = 8
+QUIET_NS = 600 * NS_PER_MS
 
 
 class KernelFaults:
@@ -38,6 +39,8 @@ class KernelFaults:
         self._flaps = run.kernel.streams.stream("flaps")
         self._begin_ns = 0
         self._end_ns = 0
+        self._destroyed = False
+        self._struck_ns = 0  # when the last fault was over
         if listed is not None:
             check_faults(listed, level=1, nodes=run.options.nodes, allow_loss=loss)
 
@@ -90,8 +93,8 @@ class KernelFaults:
         out = [node for node in self.kernel.nodes if not node.alive or node.paused]
         faults = len(out) - len(self.lost) + bool(self.cut) + len(self._standing())
         redundant = run.redundant()
-        if faults < options.down_max and (redundant or options.rough):
-            kinds = self._kinds(redundant)
+        if faults < options.down_max and (redundant or (options.rough and self._spared())):
+            kinds = self._kinds(redundant and not faults and self._quiet())
             if kinds:
                 name = kinds[self._rng.below(len(kinds))]
                 event = self._drawn(name)
@@ -119,6 +122,17 @@ class KernelFaults:
             for _ in range(int(weight))
             if redundant or not FAULTS[name].needs_redundancy
         ]
+
+    def _quiet(self) -> bool:
+        """Nothing happened for so long that whatever it led to is known to the catalog."""
+        return self.kernel.now_ns - self._struck_ns >= QUIET_NS
+
+    def _spared(self) -> bool:
+        """Nothing was destroyed whose second copy is not back yet: till then nothing else may hit
+        the nodes that have the only one."""
+        if self._destroyed and self.run.redundant():
+            self._destroyed = False
+        return not self._destroyed
 
     def _standing(self) -> list[KernelNode]:
         """Nodes that run and are not as they should be."""
@@ -183,7 +197,8 @@ class KernelFaults:
 
     def _blink(self, crash: FaultEvent) -> None:
         node = self.kernel.nodes[crash.nodes[0]]
-        if self.cut and not node.paused and node not in self.lost and node.alive:
+        hits = not node.paused and node not in self.lost and node.alive
+        if self.cut and hits and self._spared():
             self.strike(crash)
 
     def _drawn_partition(self, at_ms: int) -> FaultEvent:
@@ -204,7 +219,7 @@ class KernelFaults:
         nodes = self.run.options.nodes
         first = self._flaps.below(nodes)
         second = (first + 1 + self._flaps.below(nodes - 1)) % nodes
-        if self.kernel.reachable(first, second):
+        if self.kernel.reachable(first, second) and self._spared():
             self.strike(FaultEvent(self._now_ms(), "flap", (first, second)))
         self._plan_flap()
 
@@ -214,6 +229,9 @@ class KernelFaults:
         """Perform it now, if it applies to the cluster as it is; then it is on record."""
         if PERFORM[event.kind](self, event):
             self.performed.append(event)
+            over_ns = self.kernel.now_ns + event.for_ms * NS_PER_MS
+            self._struck_ns = max(self._struck_ns, over_ns)
+            self._destroyed = self._destroyed or FAULTS[event.kind].needs_redundancy
             first = event.nodes[0] if event.nodes else -1
             self.kernel.note(
                 first, f"fault.{event.kind}", (event.nodes, event.for_ms, event.details)

@@ -216,7 +216,8 @@ class SeedRun:
         catalog = leader.core.catalog
         up = tuple(node.node for node in alive)
         return (
-            catalog.up_nodes() == up
+            all(node.core.active for node in alive)  # else one may still have a loss to tell of
+            and catalog.up_nodes() == up
             and tuple(leader.core.raft.members.voters) == up
             and all(
                 bin(int(bits)).count("1") >= volume.copies

@@ -118,7 +118,7 @@ def _hide_lost_power(patch: Patches) -> None:
 
     def cut(self: KernelMachine) -> None:
         real(self)
-        self.intact = True
+        self.durable.intact = True
 
     patch.put(KernelMachine, "power_cut", cut)
 
@@ -127,7 +127,7 @@ def _forget_loss_in_next_life(patch: Patches) -> None:
     real = NodeCore.__dict__["begin_life"]
 
     def begin(self: NodeCore, *given: int) -> None:
-        self._counted = True
+        self.counted = True
         real(self, *given)
 
     patch.put(NodeCore, "begin_life", begin)

@@ -37,7 +37,7 @@ def _drop_copy_alone(patch: Patches) -> None:
         real(self, peer, session, now_ns)
         if session:
             return
-        for copy in self._core._all_copies():
+        for copy in self._core.all_copies():
             if copy.role == OWNER:
                 copy.required = tuple(node for node in copy.required if node != peer)
                 copy.read_peers = tuple(node for node in copy.read_peers if node != peer)
@@ -308,8 +308,8 @@ def _resume_same_epoch(patch: Patches) -> None:
 
     def tick(self: NodeCore, now_ns: int) -> None:
         if not self.active and self.incarnation > 1 and self.catalog.volumes:
-            self._activate(now_ns)
-            for copy in self._all_copies():
+            self.activate(now_ns)
+            for copy in self.all_copies():
                 if copy.role == OWNER:
                     copy.open_at_ns = now_ns
         real(self, now_ns)

@@ -125,7 +125,8 @@ class Durable:
     def __init__(self, hard: rt.HardState, raft: RaftLog, *, blank: bool = False) -> None:
         self.hard = hard
         self.raft = raft
-        self.blank = blank
+        self.blank = blank  # not told to the catalog yet, and so is what `intact` says
+        self.intact = not blank
         self.incarnation = 0
         self.regions: dict[Key, DurableRegion] = {}
         self.synced_through = 0  # journal positions below that one survive a power cut

@@ -109,7 +109,9 @@ class Kernel(KernelNetwork):
 
     def new_disks(self, *, blank: bool = False) -> Durable:
         """Disks with nothing on them. blank: of a machine that takes the place of another."""
-        return Durable(rt.HardState(), RaftLog(rt.Snapshot(0, 0, self.members)), blank=blank)
+        return Durable(
+            rt.HardState(blank=blank), RaftLog(rt.Snapshot(0, 0, self.members)), blank=blank
+        )
 
     def start(self) -> None:
         """Start every node."""
@@ -168,7 +170,7 @@ class KernelNode(KernelMachine):
         self.core = NodeCore(
             self_id=self.node,
             incarnation=durable.incarnation,
-            intact=self.intact and not durable.blank,
+            intact=durable.intact,
             blank=durable.blank,
             inventory=kernel.inventory,
             raft=Raft(
@@ -177,7 +179,7 @@ class KernelNode(KernelMachine):
                 log=raft_log,
                 config=rt.RaftConfig(),
                 rng=kernel.streams.stream(f"raft{self.node}.{self.life}"),
-                blank=durable.blank,
+                blank=durable.hard.blank,
             ),
             catalog=catalog,
             membership=Membership(
@@ -198,7 +200,6 @@ class KernelNode(KernelMachine):
             now_ns=now_ns,
         )
         self.core.io_health.oldest = self.oldest_io
-        self.intact = True
         self._acks.clear()
         self._records.clear()
         self._recover()
@@ -501,9 +502,15 @@ class KernelNode(KernelMachine):
 
         def begin() -> None:
             self._call(self.core.begin_life, self.durable.incarnation)
-            self.durable.blank = self.core.blank
 
         self.sync(begin)
+
+    def _life_counted(self, _effect: fx.LifeCounted) -> None:
+        def counted() -> None:
+            self.durable.intact, self.durable.blank = True, False
+            self._call(self.core.life_counted)
+
+        self.sync(counted)
 
     def _note(self, effect: fx.Note) -> None:
         self.kernel.goals[effect.event] = None
@@ -564,6 +571,7 @@ PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {
     fx.Answer: KernelNode._answer,
     fx.TopologyChanged: KernelNode._topology,
     fx.NewLife: KernelNode._new_life,
+    fx.LifeCounted: KernelNode._life_counted,
     fx.Note: KernelNode._note,
 }
 

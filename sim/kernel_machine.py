@@ -38,7 +38,6 @@ class KernelMachine:
         self.alive = False
         self.paused = False
         self.life = 0
-        self.intact = True  # the next life finds all that the last one had written
         self.journal: list[JournalEntry] = []
         self.rng = kernel.streams.stream(f"node{node}")
         self.disk_factor = 1
@@ -250,7 +249,7 @@ class KernelMachine:
 
     def lose_unsynced(self) -> None:
         """The page cache of the machine is gone, in part or as a whole."""
-        self.intact = False
+        self.durable.intact = False
         unsynced = self.durable.unsynced
         lost = self.durable.lose_unsynced(self.rng.below(unsynced + 1))
         if lost:

@@ -139,8 +139,8 @@ def go_on_at_the_same_epoch_after_a_restart(patch: Patch) -> None:
 
     def tick(self: NodeCore, now_ns: int) -> None:
         if not self.active and self.incarnation > 1 and self.catalog.volumes:
-            self._activate(now_ns)
-            for copy in self._all_copies():
+            self.activate(now_ns)
+            for copy in self.all_copies():
                 if copy.role == OWNER:
                     copy.open_at_ns = now_ns
         real(self, now_ns)
