@@ -56,12 +56,12 @@ class BlockReader:
     def read_now(self, region: RegionPages, offset: int, into: memoryview) -> bool:
         """Fill `into` with bytes of pages that are all on disk, clean and right; False: something
         else has to be done. Takes whole blocks around what is asked for, to check them."""
-        low = offset & ~(BLOCK_BYTES - 1)
         length = len(into)
-        if low == offset and not length & (BLOCK_BYTES - 1):
+        if not (offset | length) & (BLOCK_BYTES - 1):
             return self._shelf.read_now(
                 region.plans, region.base + offset, into
             ) and region.sums.is_right(offset, into)
+        low = offset & ~(BLOCK_BYTES - 1)
         high = offset + length + BLOCK_BYTES - 1 & ~(BLOCK_BYTES - 1)
         whole = memoryview(bytearray(high - low))
         if not self._shelf.read_now(
