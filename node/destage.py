@@ -256,7 +256,7 @@ class Destager:
         elif missing:
             # It has no room before pages go to disk, and what is still to be applied may wait for
             # that room: then the checkpoint must know that a crash may tear these blocks.
-            region.sums.forget(page.index * page_bytes, missing)
+            region.sums.doubt(page.index * page_bytes, missing)
             self._cache.changed[region.key] = None
             await self._checkpoint()
         if region.dirty.get(page.index) is page:

@@ -42,7 +42,7 @@ class BlockSums:
     4 bytes for each block of 4 KiB, and nothing at all while none is known.
     """
 
-    __slots__ = ("_blocks", "_page_blocks", "_seed", "_values")
+    __slots__ = ("_blocks", "_doubted", "_page_blocks", "_seed", "_values")
 
     def __init__(self, key: tuple[int, int], pages: int, page_bytes: int) -> None:
         assert page_bytes % BLOCK_BYTES == 0
@@ -50,6 +50,7 @@ class BlockSums:
         self._blocks = pages * self._page_blocks
         self._seed: int = google_crc32c.value(struct.pack("<QQ", *key))
         self._values: array[int] | None = None
+        self._doubted: dict[int, None] = {}
 
     def of(self, block: int, data: bytes) -> int:
         """The checksum of a block with those contents at that place; never UNKNOWN."""
@@ -97,19 +98,20 @@ class BlockSums:
         while mask:
             if mask & 1:
                 values[block] = self.of(block, bytes(data[at : at + BLOCK_BYTES]))
+                self._doubted.pop(block, None)
             mask >>= _SECTORS
             at += BLOCK_BYTES
             block += 1
 
-    def forget(self, offset: int, mask: int) -> None:
-        """The blocks that the mask of a page touches become unknown."""
-        if self._values is not None:
-            block = offset >> BLOCK_SHIFT
-            while mask:
-                if mask & _BLOCK_MASK:
-                    self._values[block] = UNKNOWN
-                mask >>= _SECTORS
-                block += 1
+    def doubt(self, offset: int, mask: int) -> None:
+        """The blocks that the mask of a page touches are unknown to a checkpoint from now on, until
+        they are written: a crash may tear them. In this life they are what they were."""
+        block = offset >> BLOCK_SHIFT
+        while mask:
+            if mask & _BLOCK_MASK:
+                self._doubted[block] = None
+            mask >>= _SECTORS
+            block += 1
 
     def forget_pages(self, pages: Bools) -> None:
         """The blocks of those pages become unknown."""
@@ -120,13 +122,18 @@ class BlockSums:
     def clear(self) -> None:
         """Nothing is known."""
         self._values = None
+        self._doubted.clear()
 
     def pack(self) -> bytes:
         """For a checkpoint: a bit for each page of which something is known, then the checksums of
         those pages. Empty when nothing is."""
         if self._values is None:
             return b""
-        values = np.frombuffer(self._values, dtype=np.uint32).reshape(-1, self._page_blocks)
+        values = np.frombuffer(self._values, dtype=np.uint32)
+        if self._doubted:
+            values = values.copy()
+            values[list(self._doubted)] = UNKNOWN
+        values = values.reshape(-1, self._page_blocks)
         known = values.any(axis=1)
         packed = values[known].astype("<u4").tobytes()
         return np.packbits(known, bitorder="little").tobytes() + packed

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from base.errors import MediaError
@@ -258,6 +258,7 @@ class Liar(SimDevice):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 1 << 30), st.sampled_from((0, 50, 100)), st.booleans())
+@example(10411, 0, False)  # the rest of a block, read between a checkpoint and its destage
 def test_whatever_one_disk_of_each_mirror_does_the_bytes_are_right(
     seed: int, now_percent: int, restart: bool
 ) -> None:

@@ -57,11 +57,16 @@ def test_only_the_blocks_of_the_mask_are_expected() -> None:
     assert [kept.is_known(block) for block in range(4)] == [False, False, True, False]
 
 
-def test_forgotten_blocks_are_taken_as_they_are() -> None:
-    kept = sums()
+def test_a_doubted_block_is_unknown_to_a_checkpoint_only_and_until_it_is_written() -> None:
+    kept, again = sums(), sums()
     kept.wrote(0, page(1), (1 << 32) - 1)
-    kept.forget(0, 1 << 9)
-    assert kept.wrong_blocks(0, memoryview(page(2))) == [0, 2, 3]
+    kept.doubt(0, 1 << 9)
+    assert kept.wrong_blocks(0, memoryview(page(2))) == [0, 1, 2, 3]
+    again.load(kept.pack())
+    assert again.wrong_blocks(0, memoryview(page(2))) == [0, 2, 3]
+    kept.wrote(0, page(1), block_bits(1))
+    again.load(kept.pack())
+    assert again.wrong_blocks(0, memoryview(page(2))) == [0, 1, 2, 3]
 
 
 def test_what_is_packed_comes_back() -> None:
