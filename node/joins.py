@@ -112,7 +112,7 @@ class Joins:
                 self.running.pop(copy)
                 continue
             if copy.transfer > TRANSFER_ASKED and (
-                copy.admitting or now_ns - self.running[copy] < TRANSFER_RETRY_NS
+                copy.admission_out or now_ns - self.running[copy] < TRANSFER_RETRY_NS
             ):
                 running += 1
                 continue
@@ -121,6 +121,8 @@ class Joins:
                 self.running[copy] = now_ns
                 self._sessions += 1
                 self._began_ns.setdefault(copy, now_ns)
+                if copy.admitting:
+                    state_transfer.restart(copy)  # its last word was lost: commits go on without
                 state_transfer.ask(copy, self._sessions)
 
     def _find(self, now_ns: int) -> None:

@@ -429,8 +429,21 @@ class Journal:
         """Bytes of the device, whatever they are."""
         await self._read(offset, into)
 
-    async def sync_device(self) -> None:
-        """Make what a former life has written survive a power cut, before it is acted on (I31)."""
+    async def make_durable(self, from_lsn: int, to_lsn: int) -> None:
+        """Make what a former life has written survive a power cut, before it is acted on (I31).
+
+        It is written once more: where a sync has failed, systems call the pages clean that they
+        could not write, and a sync alone would pass over them (P11).
+        """
+        buffer = memoryview(bytearray(min(WINDOW_BYTES, max(1, to_lsn - from_lsn))))
+        for lsn in range(from_lsn, to_lsn, len(buffer)):
+            part = buffer[: to_lsn - lsn]
+            await self._read(lsn, part)
+            offset = lsn % self._capacity
+            first = min(len(part), self._capacity - offset)
+            await self._device.write(offset, [part[:first]])
+            if first < len(part):
+                await self._device.write(0, [part[first:]])
         await self._device.sync()
 
 

@@ -38,6 +38,7 @@ from node.effects import (
     SendBegin,
     SendPosition,
     Store,
+    SyncRecord,
 )
 from node.epoch_line import EpochLine
 from node.roles import (
@@ -74,13 +75,14 @@ if TYPE_CHECKING:
 class Session:
     """What one session of an owner brings its joiner, for the report: a plain record."""
 
-    __slots__ = ("bytes", "mode", "number", "pages", "peer", "target")
+    __slots__ = ("bytes", "mode", "number", "pages", "peer", "sync_to", "target")
 
     def __init__(self, number: int, peer: int, mode: int, target: int) -> None:
         self.number = number
         self.peer = peer
         self.mode = mode
         self.target = target  # by log: the record at which the joiner has caught up
+        self.sync_to = -1  # what the joiner must have synced to be proposed; -1: not asked for
         self.pages = 0
         self.bytes = 0
 
@@ -222,8 +224,18 @@ def _start_admission(copy: RegionCopy) -> None:
 
 
 def maybe_admit(copy: RegionCopy) -> None:
-    """Propose the admission once the joiner has everything that this owner ever committed."""
-    if copy.admitting and copy.acked.get(copy.joiner, 0) >= copy.committed:
+    """Propose the admission once the joiner has everything that this owner ever committed, and what
+    was committed without it synced: a flush that a host had answered while it was away, or that
+    overtook the stream, is a promise of every member. From here on a flush finds it in the journal.
+    """
+    filling = copy.filling
+    if not copy.admitting or filling is None or copy.acked.get(copy.joiner, 0) < copy.committed:
+        return
+    if filling.sync_to < 0:
+        filling.sync_to = copy.committed
+        end = TransferEnd(copy.volume, copy.region, copy.epoch, copy.session, copy.committed)
+        copy.effects.append(Send(copy.joiner, end))
+    if copy.synced_acked.get(copy.joiner, 0) >= filling.sync_to:
         copy.admission_out = True
         copy.effects.append(Admit(copy, copy.epoch, copy.joiner))
 
@@ -325,6 +337,7 @@ def end(copy: RegionCopy, sender: int, message: TransferEnd) -> None:
         return
     if copy.complete:
         _say_ended(copy)
+        copy.effects.append(SyncRecord(copy, copy.journalled))
         return
     copy.end_at = message.as_of
     copy.commit_up_to(message.as_of)

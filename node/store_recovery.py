@@ -54,7 +54,7 @@ async def recover(
         survey.take(entries)
         end = behind
     # From here on replayed pages may be destaged: what they come from must be on the medium.
-    await store.journal.sync_device()
+    await store.journal.make_durable(checkpoint.trim_lsn, end)
     # The new life is noted before it writes: entries that lie behind `end` now, left by a power
     # cut that took one before them, must never count.
     lives = checkpoint.lives.begin(end)

@@ -17,7 +17,7 @@ class Copy:
     role = OWNER
     joiner = 3
     transfer = TRANSFER_COPYING
-    admitting = False
+    admitting = admission_out = False
     serving = True
 
 

@@ -329,6 +329,25 @@ def test_a_failure_is_told_once_and_nothing_is_tried_again(bench: Bench, what: s
     bench.run(body)
 
 
+def test_what_a_failed_sync_left_behind_is_written_again_before_it_counts(bench: Bench) -> None:
+    """After a failed sync a system calls those pages clean: the next sync passes over them."""
+
+    async def body() -> None:
+        await bench.begin()
+        append(bench, 1)
+        bench.disk.fail_sync_once()
+        bench.journal.request_sync(lambda: None)
+        await bench.settle()
+        assert bench.failures
+        bench.disks.crash(CrashKind.KILL)
+        found = await bench.begin()
+        await bench.journal.make_durable(0, bench.journal.next_lsn)
+        bench.disks.crash(CrashKind.POWER_LOST)
+        assert await bench.begin() == found != []
+
+    bench.run(body)
+
+
 NOTES: list[Note] = [
     CommitNote(((1, 2, 3, 4, 5), (6, 7, 8, 9, 10))),
     CommitNote(()),

@@ -71,6 +71,22 @@ def test_a_copy_that_missed_what_the_log_still_holds_gets_the_log() -> None:
     assert (2, 1) in world.admitted
 
 
+@pytest.mark.parametrize("writes", [0, 3])
+def test_a_copy_is_admitted_only_once_it_has_synced_what_was_committed_without_it(
+    writes: int,
+) -> None:
+    """A flush that was answered while it was away is a promise of every member."""
+    world = away(writes)
+    world.unsynced.add(1)
+    rejoin(world, 0, 1)
+    assert world.copies[1].prepared == world.copies[0].committed
+    assert world.admitted == []
+    world.unsynced.clear()
+    world.copies[1].record_synced(world.copies[1].journalled, 2)
+    world.run()
+    assert (2, 1) in world.admitted
+
+
 def test_a_copy_that_missed_more_than_the_log_holds_gets_what_changed() -> None:
     world = away()
     lose_log(world.copies[0])
