@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from base.errors import MediaError, StorageError
-from base.units import NS_PER_MS
+from base.units import NS_PER_MS, NS_PER_S
 from node.disk_shelf import disk_name
 from node.page_checksums import BlockSums
 from node.page_repair import PageRepair
@@ -29,17 +29,25 @@ class BadDisks(Level2Run):
     victims: tuple[int, ...] = (1,)
     latent = True
 
-    def _plan_fault(self) -> None:
-        self._after(5 * NS_PER_MS, self._spoil)
+    def _start_hosts(self) -> None:
+        super()._start_hosts()
+        self.rng = self.cluster.streams.stream("media")
+        self._end_ns = self.loop.now_ns + self.options.seconds * NS_PER_S
+        self._soon()
+
+    def _soon(self) -> None:
+        self.loop.call_at_ns(
+            self.loop.now_ns + 5 * NS_PER_MS, self._spoil, context=self.loop.outside
+        )
 
     def _spoil(self) -> None:
-        if self.loop.now_ns >= self._faults_end_ns:
+        if self.loop.now_ns >= self._end_ns:
             return
         for victim in self.victims:
             sim = self.nodes[victim]
             for number in range(len(sim.names)):
                 self._spoil_disk(sim.disks[disk_name(number)])
-        self._plan_fault()
+        self._soon()
 
     def _spoil_disk(self, disk: SimDisk) -> None:
         pages = sorted(disk._present.pages)
@@ -128,7 +136,7 @@ def test_a_page_that_no_copy_has_is_an_error_that_names_it() -> None:
             return str(raised.value)
 
         task = sim.group.start(read(), name="read")
-        run._wait("the read ends", 5, task.done)
+        run.wait("the read ends", 5, task.done)
         assert task.result().startswith(
             f"volume 1 region 0 page {page}: no copy has right bytes of it any more; here: volume 1"
         )
