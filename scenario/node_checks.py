@@ -8,6 +8,7 @@ know is compared with what each node acts on, and with what it finds again after
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from typing import Any
 
 from base.units import NS_PER_S
@@ -144,12 +145,13 @@ class NodeChecks:
             store.append, store.truncate, store.begin_transfer, store.drop_region,
             journal.on_journalled,
         )  # fmt: skip
-        lsns: dict[tuple[int, int, int, int], int] = {}
+        # A record may be voided and come again before its first entry is written: in their order.
+        lsns: dict[tuple[int, int, int, int], deque[int]] = {}
 
         def appended(record: Record, header: bytes, token: object) -> int:
             lsn = append(record, header, token)
             name = (record.volume, record.region, record.epoch, record.seq)
-            lsns[name] = lsn
+            lsns.setdefault(name, deque()).append(lsn)
             operation = (record.client, record.number)
             known = self._names.setdefault(name, operation)
             if known != operation:
@@ -174,7 +176,9 @@ class NodeChecks:
         def on_journalled(tokens: list[Any]) -> None:
             for _, record in tokens:
                 name = (record.volume, record.region, record.epoch, record.seq)
-                lsn = lsns.pop(name)
+                lsn = lsns[name].popleft()
+                if not lsns[name]:
+                    del lsns[name]
                 if not record.dead:
                     held = kept.setdefault((record.volume, record.region), Kept(0)).held
                     held[record.seq] = (record.epoch, lsn, journal)
