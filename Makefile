@@ -9,6 +9,9 @@ CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14
 PYTEST := $(BIN)/python -m pytest
 # What tests could not run for lack of a tool is collected here and named at the end.
 NOT_RUN := build/not-run
+# They follow from the commit: each commit runs seeds that nobody ran before, and is red or green,
+# not sometimes one and sometimes the other.
+SEED_BASE := $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 SEEDS_1 ?= 2000
 SEEDS_2 ?= 200
 
@@ -43,8 +46,10 @@ check: $(VENV)/.installed-dev
 
 # Each run takes seeds of its own, and prints which; `eightfold sim run --seeds A..B` repeats them.
 simulate: $(VENV)/.installed-dev
-	$(BIN)/eightfold sim run --level 1 --seeds fresh:$(SEEDS_1) --set seconds=2
-	$(BIN)/eightfold sim run --level 2 --seeds fresh:$(SEEDS_2) --set seconds=3
+	$(BIN)/eightfold sim run --level 1 --seeds $$(($(SEED_BASE) * 10000))..$$(($(SEED_BASE) * 10000 + $(SEEDS_1) - 1)) \
+	  --set seconds=2
+	$(BIN)/eightfold sim run --level 2 --seeds $$(($(SEED_BASE) * 10000))..$$(($(SEED_BASE) * 10000 + $(SEEDS_2) - 1)) \
+	  --set seconds=3
 	$(BIN)/eightfold sim mutants --quick
 
 bench: $(VENV)/.installed
