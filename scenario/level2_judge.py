@@ -156,18 +156,20 @@ class Judge:
     def _compare_bytes(self) -> None:
         """I11: the members of a region hold the same bytes."""
         for _ in range(COMPARISONS_MAX):
-            before = self._version()
+            before = self._versions()
             differ = self._differing()
             if not differ:
                 return
-            # Copies that go home meanwhile leave an old member behind: then look once more.
-            if self._version() == before:
+            # Copies that go home meanwhile leave an old member behind: then look once more, and so
+            # where a node that was asked who the members are had not heard of it yet.
+            if self._versions() == before and len(set(before)) == 1:
                 raise self.violated("I11", differ)
+            self.run.wait("catalogs agree", 5, self._catalogs_agree)
             self.run.wait("everything is committed everywhere", 5, self._settled)
         raise self.violated("I26", "copies still move")
 
-    def _version(self) -> int:
-        return max(node.node.core.catalog.version for node in self.nodes if node.node is not None)
+    def _versions(self) -> list[int]:
+        return [node.node.core.catalog.version for node in self.nodes if node.node is not None]
 
     def _differing(self) -> str:
         """Which members of a region differ, and where; "" when none do."""
