@@ -221,6 +221,8 @@ class KernelNode(KernelMachine):
         for key, kept in sorted(self.durable.regions.items()):
             if kept.complete or kept.since[0]:
                 self.transfers.recover(key, kept)
+            else:
+                self.durable.put(key, None)  # as a real node does: nothing can be made of it
 
     # ------------------------------------------------------------------ events
 
