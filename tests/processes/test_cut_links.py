@@ -32,7 +32,6 @@ class Shared:
             self._cluster = LiveCluster(
                 self._directory / f"c{self._made}",
                 relay=True,
-                entry="tests.processes.dump_node:run",
                 **REGION,
             )
         return self._cluster
