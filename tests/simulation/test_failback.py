@@ -94,7 +94,7 @@ class Moving(SeedRun):
 
 def options_of(seed: int) -> SeedOptions:
     if seed % 2:
-        return swarm(seed, seconds=4)
+        return swarm(seed, seconds=4, nodes=8, lose_to=0)
     return SeedOptions(seconds=4, fault_every_ms=700, cuts=True)
 
 

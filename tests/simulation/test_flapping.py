@@ -84,6 +84,8 @@ def test_what_flaps_for_minutes_changes_regions_a_bounded_number_of_times(what: 
     assert changes <= 5 * touched * ROUNDS_MAX, (changes, touched)
     if what == "node":
         run.kernel.nodes[0].core.catalog.check()
+    # Whoever is damped votes again, and joins again, when its time is over.
+    run.wait("no hold stands any more", POLICY.hold_max_ns // NS_PER_S, run.redundant)
     run.finish()
 
 
