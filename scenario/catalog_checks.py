@@ -10,6 +10,7 @@ from typing import Final
 
 from base.ids import node_name
 from cluster.fsck import Finding, HeldRegion, check_catalog, check_node
+from cluster.log_check import check_hard, compare_logs
 from node.region_copy import PARKED_MAX, RegionCopy
 from node.roles import OWNER
 from scenario.state_checks import StateChecks
@@ -180,6 +181,13 @@ class CatalogChecks:
                 found += check_catalog(catalog)
                 found += check_node(catalog, node.node, _held(node))
         return found
+
+    def log_findings(self) -> list[Finding]:
+        """I12, I6: what the nodes' disks have of consensus is of one history."""
+        found: list[Finding] = []
+        for node in self.kernel.nodes:
+            found += check_hard(node.node, node.durable.hard, node.durable.raft)
+        return found + compare_logs({node.node: node.durable.raft for node in self.kernel.nodes})
 
 
 def _held(node: KernelNode) -> list[HeldRegion]:

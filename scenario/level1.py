@@ -249,7 +249,7 @@ class SeedRun:
         deadline_ns = self.kernel.now_ns + 2 * NS_PER_S
         while self.kernel.now_ns < deadline_ns and self.catalog_checks.findings():
             self.kernel.run_until(self.kernel.now_ns + 100 * NS_PER_MS)
-        for finding in self.catalog_checks.findings():
+        for finding in (*self.catalog_checks.findings(), *self.catalog_checks.log_findings()):
             self.checks.fail(finding.rule, finding.text)
 
     def _hosts_idle(self) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from base.units import NS_PER_MS, NS_PER_S
 from scenario.cluster_host import Sweep
+from scenario.final_checks import Images, check_logs, check_replay, check_space
 from scenario.losses import check_with_losses
 from scenario.state_checks import Violated
 from sim.cluster import SimNode
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 TASKS_IDLE_MAX = 4  # of one node with nothing to do: destage, checkpoint, and what just ends
 COMPARISONS_MAX = 20
+STEP_NS = 50 * NS_PER_MS
+SPACE_NS = 2 * NS_PER_S
 ANSWER_S = 10  # after healing: less than the time after which a host gives up
 
 
@@ -28,6 +32,7 @@ class Judge:
     def __init__(self, run: Level2Run) -> None:
         self.run = run
         self.nodes = run.nodes
+        self._images: Images = {}
 
     def violated(self, rule: str, text: str) -> Violated:
         """To be raised."""
@@ -93,6 +98,7 @@ class Judge:
         run.wait("everything is committed everywhere", 5, self._settled)
         self._sweep()
         self._compare_bytes()
+        self._check_stores()
         for node in self.nodes:
             self.look_at(node)
         self._check_bounds()
@@ -175,6 +181,8 @@ class Judge:
         """Which members of a region differ, and where; "" when none do."""
         for (volume, region), nodes in self._copies():
             images = [self._image(node, (volume, region)) for node in nodes]
+            for node, image in zip(nodes, images, strict=True):
+                self._images[node.number, (volume, region)] = image
             for image in images[1:]:
                 if image != images[0]:
                     places = [at for at, one in enumerate(images[0]) if image[at] != one]
@@ -196,6 +204,17 @@ class Judge:
         self.run.wait(f"{node} reads {key}", 5, task.done)
         task.result()
         return bytes(data)
+
+    def _check_stores(self) -> None:
+        """What lies on the disks, on each node and between them: `scenario.final_checks`."""
+        deadline_ns = self.run.loop.now_ns + SPACE_NS
+        # What a node was told to drop is gone a moment later, not at once.
+        while found := check_space(self.nodes):
+            if self.run.loop.now_ns >= deadline_ns:
+                raise self.violated(found[0].rule, found[0].text)
+            self.run.step(STEP_NS)
+        for finding in (*check_logs(self.nodes), *check_replay(self.nodes, self._images)):
+            raise self.violated(finding.rule, finding.text)
 
     def _nothing_open(self) -> bool:
         return not any(

@@ -162,3 +162,19 @@ def test_what_a_node_keeps_of_a_removed_volume_is_a_finding(run: SeedRun) -> Non
     run.kernel.nodes[0].durable.region((9, 0))
     (finding,) = checks_of(run).findings()
     assert finding.text == "n0 keeps region 0 of volume #9, which is gone"
+
+
+def test_logs_of_two_histories_are_seen_after_healing(run: SeedRun) -> None:
+    assert checks_of(run).log_findings() == []
+    raft = run.kernel.nodes[1].durable.raft
+    term, kind, _ = raft.entry(raft.last_index)
+    raft._entries[-1] = (term, kind, b"another")
+    with pytest.raises(Violated, match=r"I12 .* have different entries"):
+        run._check_space()
+
+
+def test_log_of_a_term_that_was_never_noted_is_seen_after_healing(run: SeedRun) -> None:
+    durable = run.kernel.nodes[2].durable
+    durable.hard = replace(durable.hard, term=0)
+    with pytest.raises(Violated, match=r"I6 .* has noted term 0 only"):
+        run._check_space()
