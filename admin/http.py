@@ -253,9 +253,19 @@ class AdminServer:
 
     async def close(self) -> None:
         """Answer what was asked, for a second at most, and stop listening."""
-        if self._socket is not None:
-            await self._server.shutdown(sockets=[self._socket])
-            self._socket = None
+        if self._socket is None:
+            return
+        await self._server.shutdown(sockets=[self._socket])
+        self._socket = None
+        state = self._server.server_state
+        # A client that did not go by itself must not ask anything of a node that is ending, and
+        # what uvicorn has cancelled it does not wait for: a loop that closes would drop it.
+        for connection in list(state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in list(state.tasks):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def serve(

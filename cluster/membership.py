@@ -192,6 +192,22 @@ class Membership:
             peer.state, peer.report_ns = PeerState.DOWN, _NEVER
         return []
 
+    def still_heard(self, now_ns: int, node: int, incarnation: int) -> bool:
+        """`heard` where it changes nothing but when silence begins, which is what most beacons do;
+        False: it does more, and nothing was changed."""
+        peer = self._peers.get(node)  # type: ignore[call-overload]
+        if (
+            peer is None
+            or peer.incarnation != incarnation
+            or peer.state is not PeerState.ALIVE
+            or peer.broken_ns != _NEVER
+            or peer.down_incarnation >= incarnation
+            or now_ns > self._next_ns
+        ):
+            return False
+        peer.quiet_since_ns = now_ns
+        return True
+
     def heard(self, now_ns: int, node: NodeId, incarnation: Incarnation) -> list[MembershipEffect]:
         """`step` for a BeaconHeard, which is what most events are: without an object for each."""
         self._notice_lateness(now_ns)

@@ -322,7 +322,14 @@ class Node:
     def callback_failed(self, _loop: object, context: dict[str, Any]) -> None:
         """A callback of the loop ended with an error: what it left undone nobody will do."""
         error = context.get("exception")
-        log.error("callback.failed", node=self.number, what=context["message"], exc_info=error)
+        of = context.get("task") or context.get("future") or context.get("handle")
+        log.error(
+            "callback.failed",
+            node=self.number,
+            what=context["message"],
+            of=None if of is None else repr(of)[:500],
+            exc_info=error,
+        )
         if error is not None and not isinstance(error, OSError):  # else a transport, and it closes
             self.fail(error)
 

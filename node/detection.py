@@ -76,20 +76,24 @@ class Detection:
     def on_beacon(self, peer: int, beacon: wire.Beacon, now_ns: int) -> None:
         """A peer is alive, and may have granted a lease."""
         core = self._core
-        state = core.catalog.node_state(NodeId(peer))
-        known = state.liveness is Liveness.UP and state.incarnation == beacon.incarnation
+        incarnation = beacon.incarnation
+        state = core.catalog.node_state(peer)
+        known = state.incarnation == incarnation and state.liveness is Liveness.UP
         core.leases.heard(peer, beacon, known=known)
-        heard = core.membership.heard(now_ns, NodeId(peer), Incarnation(beacon.incarnation))
-        for effect in heard:
+        if core.membership.still_heard(now_ns, peer, incarnation):
+            return
+        for effect in core.membership.heard(now_ns, NodeId(peer), Incarnation(incarnation)):
             self.perform(effect, now_ns)
 
     def perform(self, effect: MembershipEffect, now_ns: int) -> None:
         """What membership found out."""
         core = self._core
         if isinstance(effect, BeaconDue):
-            for node in sorted(self.links):
-                if self.links[node]:
-                    self.send_beacon(node, now_ns)
+            if not core.io_health.stuck:
+                leases, effects, version = core.leases, core.effects, core.catalog.version
+                for node in sorted(self.links):
+                    if self.links[node]:
+                        effects.append(Send(node, leases.beacon(node, now_ns, version)))
             return
         peer = int(effect.peer)
         if isinstance(effect, PeerSuspected):

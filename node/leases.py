@@ -77,11 +77,15 @@ class LeaseTable:
 
     def heard(self, peer: int, beacon: Beacon, *, known: bool) -> None:
         """A beacon of the peer. known: it is the life of the peer that the catalog says is up."""
-        last = self._heard.get(peer)
-        if known and (last is None or (beacon.incarnation, beacon.number) > last[:2]):
-            self._heard[peer] = (
-                beacon.incarnation, beacon.number, beacon.catalog_version, False
-            )  # fmt: skip
+        if known:
+            incarnation, number = beacon.incarnation, beacon.number
+            last = self._heard.get(peer)
+            if (
+                last is None
+                or incarnation > last[0]
+                or (incarnation == last[0] and number > last[1])
+            ):
+                self._heard[peer] = (incarnation, number, beacon.catalog_version, False)
         if beacon.heard_incarnation != self.incarnation or not beacon.lease:
             return  # meant for an earlier life of this node, or no lease (P6)
         sent_ns = self._sent_ns.get(peer, {}).get(beacon.heard_number)

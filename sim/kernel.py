@@ -228,7 +228,10 @@ class KernelNode(KernelMachine):
 
     def deliver(self, life: int, sender: int, message: object) -> None:
         """A message arrived."""
-        if self.not_now(life, self.deliver, life, sender, message):
+        if (
+            self.paused or self._step_ns or life != self.life
+            or self._free_at_ns > self.network.now_ns or not self.alive
+        ) and self.not_now(life, self.deliver, life, sender, message):  # fmt: skip
             return
         kind = type(message)
         core = self.core
@@ -280,14 +283,6 @@ class KernelNode(KernelMachine):
         if not self.not_now(life, self._tick, life, due_ns):
             self._tick_at_ns = 0
             self._call(self.core.tick)
-
-    def _schedule(self) -> None:
-        now_ns = self.clock_ns()
-        wait_ns = self.core.next_tick_ns(now_ns) - now_ns
-        due_ns = self.kernel.now_ns + wait_ns + wait_ns // 20 + 1000
-        if self._tick_at_ns <= self.kernel.now_ns or due_ns < self._tick_at_ns:
-            self._tick_at_ns = due_ns
-            self.kernel.at(due_ns, self._tick, self.life, due_ns)
 
     # ------------------------------------------------------------------ host I/O
 
@@ -346,12 +341,10 @@ class KernelNode(KernelMachine):
     def perform(self) -> None:
         """Perform what the cores asked for, in order, then send what this turn collected."""
         effects = self.effects
-        at = 0
-        while at < len(effects):
-            effect = effects[at]
-            at += 1
-            PERFORM[type(effect)](self, effect)
-        effects.clear()
+        if effects:
+            for effect in effects:  # it grows meanwhile, and the loop goes on to what was added
+                PERFORM[type(effect)](self, effect)
+            effects.clear()
         if self._records:
             for peer in sorted(self._records):
                 self.kernel.send(self.node, peer, self._records[peer])
@@ -364,8 +357,15 @@ class KernelNode(KernelMachine):
                 )
                 self.kernel.send(self.node, peer, wire.ReplicateAcks(0, acks))
             self._acks.clear()
-        self.write_journal()
-        self._schedule()
+        if self.journal and not self._journal_busy:
+            self.write_journal()
+        own_ns = self.clock_ns()
+        wait_ns = self.core.next_tick_ns(own_ns) - own_ns
+        now_ns = self.network.now_ns
+        due_ns = now_ns + wait_ns + wait_ns // 20 + 1000
+        if self._tick_at_ns <= now_ns or due_ns < self._tick_at_ns:
+            self._tick_at_ns = due_ns
+            self.network.at(due_ns, self._tick, self.life, due_ns)
 
     def _store_effect(self, effect: fx.Store) -> None:
         copy, record = effect.copy, effect.record

@@ -17,6 +17,7 @@ from sim.random import SeedStreams
 
 _MASK64 = (1 << 64) - 1
 _ONE_IN_50 = (1 << 32) // 50
+_push = heapq.heappush
 
 Key = tuple[int, int]
 
@@ -52,14 +53,15 @@ class KernelNetwork:
 
     def at(self, when_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         """Call it at that time; ties in the order of asking."""
-        self._seq += 1
+        seq = self._seq = self._seq + 1
         if when_ns < self.now_ns:
             when_ns = self.now_ns
-        heapq.heappush(self._heap, (when_ns, self._seq, call, arguments))
+        _push(self._heap, (when_ns, seq, call, arguments))
 
     def after(self, delay_ns: int, call: Callable[..., object], *arguments: Any) -> None:
         """Call it that much later."""
-        self.at(self.now_ns + delay_ns, call, *arguments)
+        seq = self._seq = self._seq + 1
+        _push(self._heap, (self.now_ns + max(delay_ns, 0), seq, call, arguments))
 
     def run_until(self, when_ns: int, stop: Callable[[], bool] | None = None) -> None:
         """Run events up to that time, or until `stop()`, asked after each event."""
@@ -135,7 +137,8 @@ class KernelNetwork:
 
     def send(self, sender: int, receiver: int, message: object) -> None:
         """In order within a session; lost when it ends before the message arrives."""
-        if (sender, receiver) in self.cuts or receiver not in self.endpoints:
+        pair = (sender, receiver)
+        if (self.cuts and pair in self.cuts) or receiver not in self.endpoints:
             return
         if self.clogs and (sender in self.clogs or receiver in self.clogs):
             self._clogged.append((sender, receiver, message))
@@ -147,23 +150,23 @@ class KernelNetwork:
             delay_ns += self._net_rng.below(self._delay_tail_ns)
         if self.delays_ns:
             delay_ns += self.delays_ns.get(sender, 0) + self.delays_ns.get(receiver, 0)
-        pair = (sender, receiver)
         when_ns = self.now_ns + delay_ns
-        last_ns = self._last_delivery.get(pair, 0)
+        last_delivery = self._last_delivery
+        last_ns = last_delivery.get(pair, 0)
         if when_ns <= last_ns:
             when_ns = last_ns + 1
-        self._last_delivery[pair] = when_ns
-        self._seq += 1
-        arguments = (sender, receiver, self.sessions.get(pair, 0), message)
-        heapq.heappush(self._heap, (when_ns, self._seq, self._arrive, arguments))
+        last_delivery[pair] = when_ns
+        seq = self._seq = self._seq + 1
+        arguments = (pair, self.sessions.get(pair, 0), message)
+        _push(self._heap, (when_ns, seq, self._arrive, arguments))
 
-    def _arrive(self, sender: int, receiver: int, session: int, message: object) -> None:
-        if session != self.sessions.get((sender, receiver), 0):
+    def _arrive(self, pair: Key, session: int, message: object) -> None:
+        if session != self.sessions.get(pair, 0):
             self.goals["a message of an old session was dropped"] = None
             return
-        endpoint = self.endpoints[receiver]
+        endpoint = self.endpoints[pair[1]]
         if endpoint.alive:
-            endpoint.deliver(endpoint.life, sender, message)
+            endpoint.deliver(endpoint.life, pair[0], message)
 
     def unclog(self, node: int) -> None:
         """Let go of what was held back, in order."""
