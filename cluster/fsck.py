@@ -93,8 +93,9 @@ def _chunklets(node: int, storage: NodeStorage) -> list[Finding]:
                 elif int(storage.tables[disk].ld[chunklet]) != number:
                     text = f"{where} is used by LD {number}, and its table says otherwise"
                     found.append(Finding("I13", text, node))
+    used = int(ChunkletState.USED)
     for disk, table in enumerate(storage.tables):
-        held = (table.ld != NO_LD) | (table.state == ChunkletState.USED)
+        held = (table.ld != NO_LD) | (table.state == used)
         for chunklet in np.flatnonzero(held).tolist():
             if (disk, chunklet) not in users:
                 text = (

@@ -127,6 +127,7 @@ class PeerAlive:
     incarnation: Incarnation
 
 
+_ALIVE = PeerState.ALIVE  # looked up once: each beacon asks for it
 MembershipEffect = BeaconDue | PeerSuspected | PeerAlive
 
 
@@ -199,7 +200,7 @@ class Membership:
         if (
             peer is None
             or peer.incarnation != incarnation
-            or peer.state is not PeerState.ALIVE
+            or peer.state is not _ALIVE
             or peer.broken_ns != _NEVER
             or peer.down_incarnation >= incarnation
             or now_ns > self._next_ns
@@ -229,7 +230,8 @@ class Membership:
             self._beacon_ns = (now_ns // interval_ns + 1) * interval_ns
             effects.append(BeaconDue())
         for node, peer in self._peers.items():
-            self._judge(now_ns, node, peer, effects)
+            if now_ns >= self._due_ns(peer):
+                self._judge(now_ns, node, peer, effects)
         self._plan()
         return effects
 
@@ -250,23 +252,28 @@ class Membership:
     def _plan(self) -> None:
         wake_ns = self._beacon_ns
         for peer in self._peers.values():
-            wake_ns = min(wake_ns, self._due_ns(peer))
+            due_ns = self._due_ns(peer)
+            if due_ns < wake_ns:
+                wake_ns = due_ns
         self._next_ns = max(wake_ns, self._last_tick_ns)
 
     def _due_ns(self, peer: _Peer) -> int:
         """When the peer is to be suspected (again) if nothing is heard of it."""
         config = self._config
-        if peer.state is PeerState.DOWN:
-            return _NEVER
-        if peer.state is PeerState.SUSPECT:
-            return peer.report_ns
+        state = peer.state
         due_ns = peer.quiet_since_ns + config.suspect_after_ms * NS_PER_MS
+        if state is _ALIVE and peer.broken_ns == _NEVER:
+            return due_ns
+        if state is PeerState.DOWN:
+            return _NEVER
+        if state is PeerState.SUSPECT:
+            return peer.report_ns
         if peer.broken_ns != _NEVER:
             broken_ns = max(
                 peer.broken_ns + config.broken_link_delay_ms * NS_PER_MS, self._listening_ns
             )
             due_ns = min(due_ns, broken_ns)
-        if peer.state is PeerState.UNHEARD:
+        if state is PeerState.UNHEARD:
             due_ns = max(due_ns, self._started_ns + config.startup_grace_ms * NS_PER_MS)
         return due_ns
 

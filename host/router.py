@@ -422,11 +422,12 @@ class Router:
 
     def tick(self, now_ns: int) -> None:
         """To be called every RETRY_NS or so while `len(self)`."""
-        due = [number for number, piece in self._retry.items() if now_ns >= piece.retry_ns]
-        for number in sorted(due):
-            piece = self._retry.pop(number)
-            if number in self._pieces and now_ns < piece.deadline_ns:
-                self._dispatch(piece, now_ns)
+        if self._retry:
+            due = [number for number, piece in self._retry.items() if now_ns >= piece.retry_ns]
+            for number in sorted(due):
+                piece = self._retry.pop(number)
+                if number in self._pieces and now_ns < piece.deadline_ns:
+                    self._dispatch(piece, now_ns)
         order = self._order
         while order:
             piece_or_none = self._pieces.get(order[0])
@@ -436,7 +437,7 @@ class Router:
                 self._give_up(piece_or_none)
             else:
                 break
-        for flush in list(self._flushes.values()):
+        for flush in list(self._flushes.values()) if self._flushes else ():
             if now_ns >= flush.deadline_ns:
                 del self._flushes[flush.number]
                 nodes = ", ".join(f"n{node}" for node in flush.waits_for)

@@ -236,9 +236,12 @@ class NodeCore:
         """When `tick` has something to do at the latest."""
         if self.io_health.stuck:
             return max(now_ns, self.membership.next_wake_ns)  # nothing else is looked at
-        due = min(self.membership.next_wake_ns, self.raft.next_wake_ns)
-        if self.leader_id == self.self_id:
-            due = min(due, self._next_leader_ns)
+        due = self.membership.next_wake_ns
+        other = self.raft.next_wake_ns
+        if other < due:
+            due = other
+        if self.leader_id == self.self_id and self._next_leader_ns < due:
+            due = self._next_leader_ns
         if (
             self.commit_dirty
             or self.opening
@@ -250,7 +253,7 @@ class NodeCore:
             due = min(due, now_ns + BUSY_TICK_NS)
         for copy in self.opening:  # one whose time has come waits for a commit
             due = min(due, copy.open_at_ns) if copy.open_at_ns > now_ns else due
-        return max(due, now_ns)
+        return due if due > now_ns else now_ns
 
     def raft_persisted(self, number: int, now_ns: int) -> None:
         """The consensus store has synced everything up to that request."""

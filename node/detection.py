@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from node.core import NodeCore
 
 REPORT_NS = 100 * NS_PER_MS
+_UP = Liveness.UP  # looked up once: each beacon asks for it
 
 
 class Detection:
@@ -78,7 +79,7 @@ class Detection:
         core = self._core
         incarnation = beacon.incarnation
         state = core.catalog.node_state(peer)
-        known = state.incarnation == incarnation and state.liveness is Liveness.UP
+        known = state.incarnation == incarnation and state.liveness is _UP
         core.leases.heard(peer, beacon, known=known)
         if core.membership.still_heard(now_ns, peer, incarnation):
             return

@@ -27,6 +27,7 @@ class CatalogChecks:
 
     def __init__(self, kernel: Kernel, state: StateChecks) -> None:
         self.kernel = kernel
+        self.state = state
         self.fail = state.fail
         self._leaders: dict[int, int] = {}  # by term
         self._entries: dict[int, int] = {}  # term of the entry at each applied index
@@ -175,10 +176,14 @@ class CatalogChecks:
     def findings(self) -> list[Finding]:
         """I13, I14, I15, I32: what is wrong with space and copies, once everything is redundant."""
         found: list[Finding] = []
+        checked: dict[tuple[int, int], None] = {}  # catalogs of one version and digest are one
         for node in self.kernel.nodes:
             if node.alive:
                 catalog = node.core.catalog
-                found += check_catalog(catalog)
+                name = (catalog.version, self.state.agrees(node))
+                if name not in checked:
+                    checked[name] = None
+                    found += check_catalog(catalog)
                 found += check_node(catalog, node.node, _held(node))
         return found
 

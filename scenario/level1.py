@@ -247,9 +247,9 @@ class SeedRun:
     def _check_space(self) -> None:
         """What a node was told to drop is gone a moment later, not at once."""
         deadline_ns = self.kernel.now_ns + 2 * NS_PER_S
-        while self.kernel.now_ns < deadline_ns and self.catalog_checks.findings():
+        while (found := self.catalog_checks.findings()) and self.kernel.now_ns < deadline_ns:
             self.kernel.run_until(self.kernel.now_ns + 100 * NS_PER_MS)
-        for finding in (*self.catalog_checks.findings(), *self.catalog_checks.log_findings()):
+        for finding in (*found, *self.catalog_checks.log_findings()):
             self.checks.fail(finding.rule, finding.text)
 
     def _hosts_idle(self) -> bool:

@@ -7,12 +7,17 @@ what no host could: a lease too long, a record missing on a copy that nobody has
 from __future__ import annotations
 
 import zlib
+from typing import Final
 
 from base.units import NS_PER_S
 from node.region_copy import RegionCopy
 from node.roles import COPY, OWNER
 from sim.kernel import Kernel, KernelNode
 from transport.operation import SYNC, Record
+
+# Catalogs that once differ go on differing: the digest of each fourth version tells as well, and
+# so does the last one, after healing.
+DIGEST_EVERY: Final = 4
 
 
 class Violated(AssertionError):
@@ -93,10 +98,8 @@ class StateChecks:
         """I6, I8, I12: epochs never fall, members hold what was committed, one version of the
         catalog has one content."""
         catalog = node.core.catalog
-        digest = zlib.crc32(catalog.to_bytes())
-        known = self._catalogs.setdefault(catalog.version, (digest, node.node))
-        if known[0] != digest:
-            self.fail("I12", f"catalog {catalog.version} differs between n{known[1]} and {node}")
+        if catalog.version % DIGEST_EVERY == 0:
+            self.agrees(node)
         for by_region in node.core.copies.values():
             for copy in by_region.values():
                 place = (node.node, copy.volume, copy.region)
@@ -105,6 +108,15 @@ class StateChecks:
                 self._epochs[place] = max(copy.epoch, self._epochs.get(place, 0))
                 if copy.role in (OWNER, COPY):
                     self._holds_all(node, copy)
+
+    def agrees(self, node: KernelNode) -> int:
+        """I12: the digest of its catalog, which is that of every node at its version."""
+        catalog = node.core.catalog
+        digest = zlib.crc32(catalog.to_bytes())
+        known = self._catalogs.setdefault(catalog.version, (digest, node.node))
+        if known[0] != digest:
+            self.fail("I12", f"catalog {catalog.version} differs between n{known[1]} and {node}")
+        return digest
 
     def _holds_all(self, node: KernelNode, copy: RegionCopy) -> None:
         """I8: a member holds what was committed in its epoch and before, whoever committed it."""

@@ -27,6 +27,9 @@ class ChunkletState(IntEnum):
 NO_LD: Final = 0xFFFF_FFFF  # "no logical disk uses it" in one unsigned word
 
 _S = ChunkletState
+# As numbers, for comparisons of whole arrays: a member of an enumeration is slow to look up.
+_FREE, _USED, _SPARE, _FAILED = (int(s) for s in (_S.FREE, _S.USED, _S.SPARE, _S.FAILED))
+_LAST: Final = max(int(state) for state in ChunkletState)
 # Moves made by `change`. Taking and releasing are `allocate` and `release` and nothing else, so
 # that a chunklet never has an LD in a state that cannot have one.
 _MOVES_HELD: Final = {
@@ -68,18 +71,18 @@ class ChunkletTable:
 
     def count(self, state: ChunkletState) -> int:
         """How many are in that state."""
-        return int(np.count_nonzero(self.state == state))
+        return int(np.count_nonzero(self.state == int(state)))
 
     def free_numbers(self) -> NDArray[np.intp]:
         """The free ones, ascending."""
-        return np.flatnonzero(self.state == ChunkletState.FREE)
+        return np.flatnonzero(self.state == _FREE)
 
     def allocate(self, numbers: NDArray[Any], ld: int, *, from_spares: bool = False) -> None:
         """Give free chunklets (or spares, for a rebuild) to an LD. Taking a used one is a bug."""
-        wanted = ChunkletState.SPARE if from_spares else ChunkletState.FREE
+        wanted = _SPARE if from_spares else _FREE
         assert np.all(self.state[numbers] == wanted), "a chunklet is taken twice"
         assert len(np.unique(numbers)) == len(numbers), "a chunklet is listed twice"
-        self.state[numbers] = ChunkletState.USED
+        self.state[numbers] = _USED
         self.ld[numbers] = ld
 
     def release(self, numbers: NDArray[Any], ld: int) -> None:
@@ -87,9 +90,7 @@ class ChunkletTable:
         assert np.all(self.ld[numbers] == ld), "a chunklet is released by a stranger"
         self.ld[numbers] = NO_LD
         held = self.state[numbers]
-        self.state[numbers] = np.where(
-            held == ChunkletState.FAILED, np.uint8(ChunkletState.FAILED), np.uint8(_S.FREE)
-        )
+        self.state[numbers] = np.where(held == _FAILED, np.uint8(_FAILED), np.uint8(_FREE))
 
     def change(self, number: int, state: ChunkletState) -> None:
         """Move one chunklet to another state; its LD keeps it. InvalidRequest if it cannot move."""
@@ -104,14 +105,14 @@ class ChunkletTable:
     def check(self) -> list[str]:
         """Broken invariants, in words; empty when all is well."""
         faults: list[str] = []
-        unknown = np.flatnonzero(self.state > max(ChunkletState))
+        unknown = np.flatnonzero(self.state > _LAST)
         if len(unknown):
             faults.append(f"chunklet {unknown[0]} is in unknown state {self.state[unknown[0]]}")
         held = self.ld != NO_LD
-        idle = (self.state == ChunkletState.FREE) | (self.state == ChunkletState.SPARE)
+        idle = (self.state == _FREE) | (self.state == _SPARE)
         for number in np.flatnonzero(held & idle)[:1]:
             faults.append(f"chunklet {number} belongs to an LD and is free or spare")
-        lost = ~held & ~idle & (self.state != ChunkletState.FAILED)
+        lost = ~held & ~idle & (self.state != _FAILED)
         for number in np.flatnonzero(lost)[:1]:
             faults.append(f"chunklet {number} is in use and belongs to no LD")
         return faults
