@@ -16,6 +16,7 @@ from __future__ import annotations
 from transport.messages import Beacon
 
 SENT_MAX = 64  # beacons whose send time is remembered per peer: 5 s at 80 ms
+_NOTHING_HEARD = (0, 0, 0, False)
 
 
 class LeaseTable:
@@ -58,12 +59,14 @@ class LeaseTable:
 
     def beacon(self, peer: int, now_ns: int, catalog_version: int) -> Beacon:
         """The next beacon for this peer; it acknowledges the last one heard, if it may."""
-        self._number += 1
-        sent = self._sent_ns.setdefault(peer, {})
-        sent[self._number] = now_ns
+        own = self._number = self._number + 1
+        sent = self._sent_ns.get(peer)
+        if sent is None:
+            sent = self._sent_ns[peer] = {}
+        sent[own] = now_ns
         if len(sent) > SENT_MAX:
             del sent[next(iter(sent))]
-        incarnation, number, version, acknowledged = self._heard.get(peer, (0, 0, 0, False))
+        incarnation, number, version, acknowledged = self._heard.get(peer, _NOTHING_HEARD)
         lease = (
             self.granting
             and number > 0
@@ -73,7 +76,7 @@ class LeaseTable:
         if lease and not acknowledged:
             self._heard[peer] = (incarnation, number, version, True)
             self.granted_until_ns[peer] = now_ns + self.grace_ns
-        return Beacon(self.incarnation, self._number, incarnation, number, lease, catalog_version)
+        return Beacon(self.incarnation, own, incarnation, number, lease, catalog_version)
 
     def heard(self, peer: int, beacon: Beacon, *, known: bool) -> None:
         """A beacon of the peer. known: it is the life of the peer that the catalog says is up."""
@@ -88,7 +91,8 @@ class LeaseTable:
                 self._heard[peer] = (incarnation, number, beacon.catalog_version, False)
         if beacon.heard_incarnation != self.incarnation or not beacon.lease:
             return  # meant for an earlier life of this node, or no lease (P6)
-        sent_ns = self._sent_ns.get(peer, {}).get(beacon.heard_number)
+        sent = self._sent_ns.get(peer)
+        sent_ns = sent.get(beacon.heard_number) if sent is not None else None
         if sent_ns is not None:
             until_ns = sent_ns + self.lease_ns
             if until_ns > self.lease_until_ns.get(peer, 0):

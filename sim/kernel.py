@@ -244,10 +244,10 @@ class KernelNode(KernelMachine):
             return
         if kind is list:
             for record, epoch, committed in message:  # type: ignore[attr-defined]
-                core.replicate(sender, clone(record), epoch, committed, self.clock_ns())
+                core.replicate(sender, record, epoch, committed, self.clock_ns())
         elif kind is HostOps:
             for record in message.records:  # type: ignore[attr-defined]
-                self._host_operation(sender, clone(record))
+                self._host_operation(sender, record)
         elif kind is wire.SyncRequest:
             reply = wire.SyncReply(message.request)  # type: ignore[attr-defined]
             self.sync(lambda: self.kernel.send(self.node, sender, reply))
@@ -334,7 +334,7 @@ class KernelNode(KernelMachine):
     def _reply(self, token: tuple[int, Record], outcome: int, data: bytes) -> None:
         sender, record = token
         packed = op.pack_reply(record.client, record.number, outcome, 0, 0, len(data))
-        self.kernel.send(self.node, sender, wire.HostReplies(1, packed + data))
+        self.network.send(self.node, sender, wire.HostReplies(1, packed + data))
 
     # ------------------------------------------------------------------ effects
 
@@ -411,7 +411,7 @@ class KernelNode(KernelMachine):
         self.journal.append(("truncate", effect.copy, effect.from_seq, 0))
 
     def _send_effect(self, effect: fx.Send) -> None:
-        self.kernel.send(self.node, effect.peer, effect.message)
+        self.network.send(self.node, effect.peer, effect.message)
 
     def write_entry(self, entry: JournalEntry) -> None:
         """What the journal writes for one of its entries."""

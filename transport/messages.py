@@ -4,7 +4,8 @@ Tags: 0x01 handshake of a link, before anything else; 0x10 membership and leases
 0x30 state transfer (0x30, 0x32 and 0x34 are used up), 0x40 consensus, 0x50 host I/O, 0x60 catalog
 and admin. `data` is bulk that travels beside the body. Host operations and replicated records are
 packed by `transport.operation` into `data`, many to a message: everything that one turn of the loop
-produced for one peer is one message.
+produced for one peer is one message. Those that travel with every operation or beacon are not
+frozen, for a frozen dataclass takes four times as long to make; nobody changes them either.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Refused:
 
 
 @wire(tag=0x10)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Beacon:
     """Every node to every other, each beacon interval: I am alive, and what I heard last of you.
 
@@ -86,7 +87,7 @@ class Beacon:
 
 
 @wire(tag=0x20)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReplicateBatch:
     """Owner to copies: records of any number of regions, in order. `data`: packed records."""
 
@@ -96,7 +97,7 @@ class ReplicateBatch:
 
 
 @wire(tag=0x21)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReplicateAcks:
     """Copy to owner: for each (volume, region, epoch, seq, synced_seq, session): everything up to
     seq is journalled here, and everything up to synced_seq survives a power cut. session: of the
@@ -121,7 +122,7 @@ class ReplicateRefused:
 
 
 @wire(tag=0x23)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommitPoints:
     """Owner to copies when no record will carry it soon: (volume, region, epoch, committed,
     record epoch of the last committed record)."""
@@ -448,7 +449,7 @@ class ReportStuck:
 
 
 @wire(tag=0x50)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HostBatch:
     """Ingress node or attached host to an owner: packed host requests. Answered one by one, in any
     order, by HostReplies. `data`: see transport.operation.pack_request."""
@@ -458,7 +459,7 @@ class HostBatch:
 
 
 @wire(tag=0x51)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HostReplies:
     """Owner to ingress: packed answers. `data`: see transport.operation.pack_reply."""
 

@@ -121,7 +121,7 @@ def _generate(message: type[Any], hints: dict[str, Any], body: Sequence[str], bu
 
 
 def wire(tag: int) -> Callable[[type[M]], type[M]]:
-    """Register a frozen dataclass under a tag, 1..255, that was never used before."""
+    """Register a dataclass under a tag, 1..255, that was never used before."""
 
     def register(message: type[M]) -> type[M]:
         assert 1 <= tag <= 255, tag
