@@ -177,7 +177,8 @@ class Joins:
     def alive(self, copy: RegionCopy, now_ns: int) -> None:
         """The session of this copy got on: its joiner has acknowledged something."""
         if copy in self.running:
-            self.running[copy] = now_ns
+            # Not back from what the rate makes it wait for: acknowledgements of records come too.
+            self.running[copy] = max(self.running[copy], now_ns)
 
     def pages_copied(self, copy: RegionCopy, peer: int, session: int, now_ns: int) -> None:
         """The shell has copied every page of the session."""

@@ -40,6 +40,13 @@ class Pace:
         self._bytes_per_s = bytes_per_s
         self._free_at_ns = 0
 
+    @property
+    def batch_bytes(self) -> int:
+        """What one message carries: at a low rate less, so that a session is seen to get on."""
+        if self._bytes_per_s <= 0:
+            return BATCH_BYTES
+        return min(BATCH_BYTES, self._bytes_per_s // 4)
+
     def claim(self, count: int) -> int:
         """When `count` bytes more may be sent."""
         now_ns = self._clock.now_ns()
@@ -119,7 +126,7 @@ class Rebuild:
         page_bytes = virtual.page_bytes
         # Also those that have become holes meanwhile: the joiner waits for each, or for its trim.
         pages = [page for page in range(len(wanted) * 8) if wanted[page >> 3] >> (page & 7) & 1]
-        batch = max(1, BATCH_BYTES // page_bytes)
+        batch = max(1, self._pace.batch_bytes // page_bytes)
         gate = asyncio.Event()
         waiting: list[int] = []  # batches not acknowledged, by their first page
         self._acks[key] = (session, gate, waiting)
