@@ -16,6 +16,7 @@ import typer
 
 from admin import output
 from admin.arguments import DIRECTORY, Directory, Json, Node, Size, Volume, client_of
+from admin.check_command import check
 from admin.local import read_cluster
 from admin.output import closed_after, reported
 from admin.recovery_commands import rebalance, region_app
@@ -43,6 +44,7 @@ app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
 app.add_typer(region_app, name="region")
 app.command()(rebalance)
+app.command()(check)
 
 
 def _number(node: str) -> int:
@@ -582,32 +584,6 @@ def attach(
         output.say(f"nbd+unix:///{volume}?socket={path}")
     client.close()
     raise typer.Exit(import_module("host.attach").main(arguments))
-
-
-@app.command()
-@reported
-def check(
-    data: Annotated[
-        bool, typer.Option("--data", help="Compare the bytes of all copies too; reads everything.")
-    ] = False,
-    directory: Directory = DIRECTORY,
-    as_json: Json = False,
-) -> None:
-    """Look for space used twice or by nobody, and for copies that differ. Changes nothing.
-
-    Exit code 0 when every node answered and nothing is wrong, 1 otherwise.
-    """
-    from admin import check as checking
-    from admin.spawn import pause
-
-    with output.progress("checking", quiet=as_json) as bar:
-        report = checking.run(client_of(directory), data=data, bar=bar, pause=pause)
-    if as_json:
-        output.emit(report.to_plain())
-    else:
-        for line in checking.lines(report):
-            output.say(line)
-    raise typer.Exit(0 if report.clean else 1)
 
 
 @app.command()

@@ -180,6 +180,16 @@ class CheckpointSlots:
         await self._fill(slot * self._slot_bytes + HEADER_BYTES, payload)
         return (number, payload) if _crc32c(bytes(payload)) == crc else None
 
+    async def damaged(self) -> list[int]:
+        """Slots that hold something, and no whole checkpoint: torn by a crash, or damaged since."""
+        found = []
+        for slot in (0, 1):
+            head = bytearray(HEADER_BYTES)
+            await self._fill(slot * self._slot_bytes, memoryview(head))
+            if any(head) and await self._read(slot) is None:
+                found.append(slot)
+        return found
+
     async def _fill(self, offset: int, into: memoryview) -> None:
         if not self._device.read_now(offset, into):
             await self._device.read(offset, into)

@@ -96,8 +96,11 @@ async def open_store(
     clock: Clock,
     place_of: PlaceOf,
     options: StoreOptions | None = None,
+    *,
+    on_mended: Callable[[Key, int, str], None] | None = None,
 ) -> ColdStore:
-    """Recover from devices that take no write. DeviceFailed when they are damaged."""
+    """Recover from devices that take no write. DeviceFailed when they are damaged. on_mended: of
+    blocks that another member of a mirror had to give back already."""
     supervisor = Supervisor("cold")
     ring = Journal(
         journal, clock=clock, supervisor=supervisor, on_journalled=_ignore, on_failure=_raise
@@ -112,6 +115,7 @@ async def open_store(
         on_failure=_raise,
         options=options,
     )
+    store.blocks.on_mended = on_mended
     recovered = await store.recover(place_of)
     return ColdStore(store, {key: _region(recovered[key]) for key in sorted(recovered)})
 

@@ -26,7 +26,7 @@ from base.device import BlockDevice
 from base.errors import DeviceFailed, NoSpace, StorageError
 from base.ids import NodeId
 from base.tasks import Supervisor
-from base.units import KiB
+from base.units import KiB, MiB
 from cluster.raft_types import Entry, HardState, Members, Persist, Snapshot
 
 _HEADER = struct.Struct("<IIQ")
@@ -34,6 +34,7 @@ _RECORD = struct.Struct("<IIQ")
 _MAGIC: Final = 0x43E51A70
 _GENERATION = struct.Struct("<Q")
 READ_BYTES: Final = 256 * KiB
+BEHIND_BYTES: Final = 4 * MiB  # of the device, looked through for records behind the end
 QUEUED_MAX: Final = 4096
 
 HARD, SNAPSHOT, TRUNCATE, ENTRIES, LIFE = range(1, 6)
@@ -169,6 +170,32 @@ class ConsensusStore:
             return None
         self._at += _RECORD.size + length
         return found
+
+    async def damage(self) -> str:
+        """After `load`: what of the device was written whole once and is not any more, in words;
+        "" when nothing is. A torn end is no damage: nobody was told of what stood there."""
+        for half in (0, 1):
+            head = bytearray(_HEADER.size)
+            await self._device.read(half * self._half_bytes, memoryview(head))
+            magic, crc, generation = _HEADER.unpack(head)
+            right = magic == _MAGIC and crc == google_crc32c.value(_GENERATION.pack(generation))
+            if any(head) and not right:  # it lies in one sector, so it cannot be torn
+                return f"the header of half {half} is damaged"
+        if not self._at:
+            return ""  # nothing was loaded
+        behind = memoryview(bytearray(min(BEHIND_BYTES, self._half_bytes - self._at)))
+        await self._device.read(self._half * self._half_bytes + self._at, behind)
+        found = bytes(behind)
+        mark, at = _GENERATION.pack(self._generation), 0
+        while (at := found.find(mark, at + 1)) >= 0:
+            start = at - _RECORD.size + _GENERATION.size
+            if start < 0:
+                continue
+            length, crc, _ = _RECORD.unpack_from(found, start)
+            payload = found[start + _RECORD.size : start + _RECORD.size + length]
+            if length == len(payload) and crc == google_crc32c.value(mark + payload):
+                return f"{start} bytes are damaged, whole records follow them"
+        return ""
 
     def _replay(self, record: list[Any]) -> None:
         kind, state = record[0], self.state

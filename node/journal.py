@@ -25,6 +25,8 @@ from node.journal_format import (
     JournalEntry,
     Lives,
     Note,
+    entry_name,
+    entry_places,
     pack_entry,
     pack_note,
     pack_operation,
@@ -33,6 +35,7 @@ from node.journal_format import (
 
 BATCH_BYTES_MAX: Final = 4 * MiB  # of one write
 WINDOW_BYTES: Final = 4 * MiB  # read at once at recovery
+BEHIND_BYTES: Final = 2 * ENTRY_BYTES_MAX  # looked through for entries behind the end
 NO_SPACE_RETRY_S: Final = 0.5
 CROWDED_PERCENT: Final = 75
 ROOM_LEFT: Final = 16  # part of the ring that notes about half blocks leave free
@@ -424,6 +427,24 @@ class Journal:
         for at, part in ((offset, into[:first]), (0, into[first:])):
             if len(part) and not self._device.read_now(at, part):
                 await self._device.read(at, part)
+
+    async def whole_behind(self, end: int, life: int) -> int:
+        """The lsn of an entry that is whole and lies behind `end`, where recovery has stopped; -1:
+        there is none near. life: the last that wrote. Such an entry means that what is before it is
+        damaged, or that a power cut took it, or that the ring was used further than `end` says."""
+        size = min(BEHIND_BYTES, self._capacity)
+        buffer = memoryview(bytearray(size))
+        await self._read(end, buffer)
+        for at in entry_places(buffer):
+            lsn, writer = entry_name(buffer, at)
+            if lsn < end + at or (lsn - end - at) % self._capacity:
+                continue
+            if lsn == end + at and writer != life:
+                continue  # an earlier life left it, and recovery has passed over it since
+            entries, _, _ = scan(buffer[at:], lsn, Lives([(0, writer)]))
+            if entries:
+                return lsn
+        return -1
 
     async def read_raw(self, offset: int, into: memoryview) -> None:
         """Bytes of the device, whatever they are."""

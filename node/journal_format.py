@@ -328,6 +328,21 @@ def scan(
     return entries, lsn, False
 
 
+def entry_places(buffer: memoryview) -> list[int]:
+    """Where in the buffer the head of an entry may begin, at whatever byte."""
+    found, mark, data, at = [], struct.pack("<I", MAGIC), bytes(buffer), -1
+    while (at := data.find(mark, at + 1)) >= 0:
+        if at + ENTRY_BYTES <= len(data):
+            found.append(at)
+    return found
+
+
+def entry_name(buffer: memoryview, at: int) -> Life:
+    """(lsn, life) that the head of an entry there names."""
+    head = _ENTRY.unpack_from(buffer, at)
+    return head[6], head[7]
+
+
 def entry_bytes(payload_bytes: int) -> int:
     """Room that an entry takes in the ring."""
     return ENTRY_BYTES + payload_bytes
