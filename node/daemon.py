@@ -58,6 +58,7 @@ from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
+from node.roles import JOINER
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
@@ -342,7 +343,13 @@ class Node:
 
     def _region_error(self, key: tuple[int, int], error: StorageError) -> None:
         log.error("region.failed", volume=key[0], region=key[1], error=str(error))
-        if isinstance(error, MediaError) and self.io.store is not None:
+        if not isinstance(error, MediaError) or self.io.store is None:
+            return
+        copy = self.core.copies.get(key[0], {}).get(key[1])
+        if copy is not None and copy.role == JOINER:
+            state_transfer.page_lost(copy)
+            self.io.turn_soon()
+        else:
             self.repair.begin(key, error)
 
     def _region_pinned(self, key: tuple[int, int]) -> None:

@@ -23,7 +23,7 @@ from node.cache import Cache, Page, contents, mask_runs
 from node.disk_shelf import DiskShelf
 from node.journal import Journal
 from node.journal_format import CommitNote, FillNote
-from node.page_checksums import BLOCK_SHIFT, partial_blocks, put_sectors, take_sectors
+from node.page_checksums import BLOCK_SHIFT, block_bits, partial_blocks, put_sectors, take_sectors
 from node.region_pages import RegionPages
 
 log = structlog.get_logger()
@@ -239,8 +239,18 @@ class Destager:
         whole = memoryview(bytearray(page_bytes))
         for start, count in mask_runs(wanted):
             for at in range(start, start + count, BLOCK_BYTES):
-                part = whole[at : at + BLOCK_BYTES]
-                await self._blocks.right_block(region, page_block + (at >> BLOCK_SHIFT), part)
+                number = at >> BLOCK_SHIFT
+                try:
+                    part = whole[at : at + BLOCK_BYTES]
+                    await self._blocks.right_block(region, page_block + number, part)
+                except MediaError:
+                    if page.sealed is sealed and page.live:
+                        if block_bits(number) & ~page.mask:
+                            raise
+                        # The cache has the whole block by now: so there is nothing to repair, and
+                        # what is sealed could never be completed. What is newer goes instead.
+                        self._cache.unseal(page)
+                    return True
         if page.sealed is not sealed or not page.live:
             return True
         # The note must say what all records before it have left: else a replay would put old bytes

@@ -73,19 +73,15 @@ class RegionCopy:
         "end_at", "epoch", "filling", "in_flight", "joiner", "journalled", "kept", "line", "log",
         "log_base", "matched", "members", "offline", "open_at_ns", "open_target", "opening",
         "others", "owner", "place", "prepared", "prepared_epoch", "read_peers", "region",
-        "required", "role", "self_id", "serving", "session", "since", "sole_synced", "suspended",
-        "sync_asked", "synced", "synced_acked", "tokens", "transfer", "volume", "waiting",
-        "wants_sync_always",
+        "required", "role", "self_id", "serving", "session", "since", "sole_synced", "spoiled",
+        "suspended", "sync_asked", "synced", "synced_acked", "tokens", "transfer", "volume",
+        "waiting", "wants_sync_always",
     )  # fmt: skip
 
     def __init__(
-        self,
-        volume: int,
-        region: int,
-        self_id: int,
-        effects: list[Effect],
+        self, volume: int, region: int, self_id: int, effects: list[Effect],
         kept: KeptBytes | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.volume = volume
         self.region = region
         self.self_id = self_id
@@ -114,6 +110,7 @@ class RegionCopy:
         self.commit_known = 0  # the highest commit point that an owner has told this copy
         self.complete = True  # False: a state transfer into this copy has not ended
         self.since = (0, 0)  # then: the record (seq, epoch) as of which its pages are, see position
+        self.spoiled = False  # a joiner whose disks have lost a page: it must be filled in full
         self.line = EpochLine()  # of what is committed; it ends with (committed_epoch, committed)
         self.clients = ClientTable()
         self._parked: deque[tuple[int, int, Record, int]] = deque()
@@ -173,6 +170,8 @@ class RegionCopy:
     def position(self) -> tuple[bool, int, int]:
         """(complete, seq, epoch): as which record this copy's pages are. Not complete: but for
         those that its store suspects; seq 0: no page of it can be used."""
+        if self.spoiled:
+            return False, 0, 0
         if self.complete:
             return True, self.committed, self.committed_epoch
         return False, *self.since
@@ -215,6 +214,7 @@ class RegionCopy:
             self.matched = self.committed
             self._forget_transfer()  # sessions are numbered within an epoch
         previous_role, self.role = self.role, role
+        self.spoiled &= role == JOINER
         if role == OWNER:
             # With an epoch left out another may have served between: then it opens anew.
             again = previous_role == OWNER and epoch <= previous_epoch + 1
@@ -633,6 +633,7 @@ class RegionCopy:
         self.log_base = self.prepared = self.committed = base
         self.journalled = self.synced = self.matched = base
         self.prepared_epoch = self.committed_epoch = base_epoch
+        self.spoiled = False
         self.clients = clients
         self.line = EpochLine()
         self._gap = _NO_GAP

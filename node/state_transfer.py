@@ -278,6 +278,15 @@ def give_up_tail(copy: RegionCopy) -> None:
         copy.truncate(copy.committed + 1)
 
 
+def page_lost(copy: RegionCopy) -> None:
+    """The disks of a joiner have lost a page that a record touches. As no member it can ask nobody
+    for it as of that record, and its journal fills up behind it: it wants to be filled in full. An
+    owner that is admitting it does not listen; as a member the copy can have the page repaired."""
+    if copy.role == JOINER:
+        copy.spoiled = True
+        refuse(copy, copy.owner, copy.epoch, copy.session)
+
+
 def begin(copy: RegionCopy, sender: int, message: TransferBegin) -> None:
     """The owner starts a session. Refused by a member, and by a copy that does not stand where it
     said; ignored when it is an older one."""

@@ -66,7 +66,8 @@ _LENGTH = Parameter("length", 0, _BYTES_MAX)
 
 
 def _disk_faults() -> tuple[FaultKind, ...]:
-    """Of devices. Those that change what a disk of data holds need another copy of it."""
+    """Of devices. Those that change what a disk of data holds need another copy of it; they stand
+    for `for_ms`, and then until a scrub has mended what they did."""
     return (
         FaultKind(
             "disk_error", ("F15",), "reads, writes or both of a device fail in a range",
@@ -77,7 +78,7 @@ def _disk_faults() -> tuple[FaultKind, ...]:
         ),
         FaultKind(
             "disk_latent", ("F16",), "reads of a range fail until it is written", levels=(2,),
-            standing=False, parameters=(_DISK, _OFFSET, _LENGTH),
+            needs_redundancy=True, parameters=(_DISK, _OFFSET, _LENGTH),
         ),
         FaultKind(
             "disk_dead", ("F15",), "a disk answers nothing but errors", levels=(2,),
@@ -88,21 +89,21 @@ def _disk_faults() -> tuple[FaultKind, ...]:
             parameters=(_DEVICE,),
         ),
         FaultKind(
-            "disk_rot", ("F17",), "bits of one byte turn", levels=(2,), standing=False,
-            needs_redundancy=True, parameters=(_DEVICE, _OFFSET, Parameter("flip", 1, 255)),
+            "disk_rot", ("F17",), "bits of one byte turn", levels=(2,),
+            needs_redundancy=True, parameters=(_DISK, _OFFSET, Parameter("flip", 1, 255)),
         ),
         FaultKind(
             "disk_lost_write", ("F20",), "the next write is acknowledged and not stored",
-            levels=(2,), standing=False, needs_redundancy=True, parameters=(_DISK,),
+            levels=(2,), needs_redundancy=True, parameters=(_DISK,),
         ),
         FaultKind(
             "disk_misdirect", ("F19",), "the next write lands elsewhere", levels=(2,),
-            standing=False, needs_redundancy=True,
+            needs_redundancy=True,
             parameters=(_DISK, Parameter("shift", 1, _BYTES_MAX)),
         ),
         FaultKind(
             "disk_stale_read", ("F20",), "the next reads return what there is now", levels=(2,),
-            standing=False, needs_redundancy=True,
+            needs_redundancy=True,
             parameters=(_DISK, Parameter("count", 1, 1000)),
         ),
         FaultKind(

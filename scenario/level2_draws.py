@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from base.units import NS_PER_MS
 from scenario.faults import FAULTS
+from scenario.level2_media import MEANWHILE, MEDIA
 from scenario.level2_options import WEIGHTS
 from scenario.runs import Detail, FaultEvent
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from scenario.level2 import Level2Run
 
 EVENTS_BEFORE_KILL: Final = (0, 7, 50, 400)  # up to so many events later, at any await
-_OF_DISKS: Final = ("disk_latent", "disk_dead", "disk_rot", "disk_lost_write", "disk_misdirect",
-                    "disk_stale_read")  # fmt: skip
 
 
 class Draws:
@@ -40,6 +39,10 @@ class Draws:
             if calm or not FAULTS[kind].needs_redundancy
         ]
         running = [node.number for node in self._run.nodes if node.runs]
+        damaged = self._run.faults.media.node
+        if damaged is not None:  # the others have the only right bytes of something
+            kinds = [kind for kind in kinds if kind in MEANWHILE]
+            running = [number for number in running if number == damaged]
         if not kinds or not running:
             return None
         kind = rng.choice(kinds)
@@ -48,6 +51,8 @@ class Draws:
             return None  # the other copy must have what this one may lose
         if kind in ("cut", "partition", "flap", "swizzle"):
             return self._of_links(kind, at_ms, node)
+        if kind in MEDIA:
+            return self._of_media(kind, at_ms, node)
         if kind.startswith("disk") or kind == "sync_failure":
             return self._of_disks(kind, at_ms, node)
         if kind == "power_cut_all":
@@ -123,11 +128,11 @@ class Draws:
         named = ("journal", "checkpoint", "consensus")[rng.below(3)]
         device = f"disk{self._bad_disk.setdefault(node, drawn)}"
         mirrored = options.mirrored_disks
-        if kind in _OF_DISKS and not mirrored:
+        if kind == "disk_dead" and not mirrored:
             return None
         if kind == "disk_full":
             device = ("journal", f"disk{drawn}")[rng.below(2)]
-        elif kind not in _OF_DISKS and (not mirrored or rng.below(2)):
+        elif kind != "disk_dead" and (not mirrored or rng.below(2)):
             device = named
         details: tuple[Detail, ...] = (("device", device),)
         size = self._run.faults.disk(node, device).size_bytes
@@ -135,13 +140,25 @@ class Draws:
             details += (("what", ("reads", "writes", "all")[rng.below(3)]),)
             if rng.below(2):
                 details += (("offset", rng.below(size) // 512 * 512), ("length", 65_536))
-        elif kind == "disk_latent":
-            details += (("offset", rng.below(size) // 4096 * 4096), ("length", 4096))
-        elif kind == "disk_rot":
-            details += (("offset", rng.below(size)), ("flip", 1 << rng.below(8)))
+        for_ms = 1 + rng.below(options.slow_ms) if FAULTS[kind].standing else 0
+        return FaultEvent(at_ms, kind, (node,), for_ms, details)
+
+    def _of_media(self, kind: str, at_ms: int, node: int) -> FaultEvent | None:
+        """It hits what was written, if anything was: most of a disk never is."""
+        options, rng = self._run.options, self._rng
+        device = f"disk{rng.below(len(self._run.nodes[node].names))}"
+        details: tuple[Detail, ...] = (("device", device),)
+        pages = self._run.faults.disk(node, device).written_pages()
+        if kind in ("disk_rot", "disk_latent"):
+            if not pages:
+                return None
+            page = pages[rng.below(len(pages))]
+            if kind == "disk_rot":
+                details += (("offset", page + rng.below(4096)), ("flip", 1 + rng.below(255)))
+            else:
+                details += (("offset", page + 512 * rng.below(8)), ("length", 512))
         elif kind == "disk_misdirect":
             details += (("shift", 4096 * (1 + rng.below(64))),)
         elif kind == "disk_stale_read":
             details += (("count", 1 + rng.below(4)),)
-        for_ms = 1 + rng.below(options.slow_ms) if FAULTS[kind].standing else 0
-        return FaultEvent(at_ms, kind, (node,), for_ms, details)
+        return FaultEvent(at_ms, kind, (node,), 1 + rng.below(options.slow_ms), details)

@@ -5,9 +5,10 @@ performed, given back to the same seed, strikes at the same times. Faults that s
 cut, a slow disk) are over after `for_ms`, or at the end of the run.
 
 The budget: `down_max` faults stand at a time. What destroys something that only one node holds
-strikes only while nothing else stands and every region has its copies in sync; of the disks of a
-node only ever one is damaged, and only under RAID 1. Nothing else may be lost for good, so the rest
-may hit the last copy of a region, a joiner or a node that is still recovering: hosts wait then.
+strikes only while nothing else stands and every region has its copies in sync. Of the disks of a
+node only ever one dies, and only under RAID 1; `scenario.level2_media` has the rule for media that
+are damaged. Nothing else may be lost for good, so the rest may hit the last copy of a region, a
+joiner or a node that is still recovering: hosts wait then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from base.errors import StorageError
 from base.units import NS_PER_MS
 from scenario.faults import FAULTS, severed
 from scenario.level2_draws import Draws
+from scenario.level2_media import MEDIA, Media
 from scenario.runs import FaultEvent
 from sim.cluster import SimNode
 from sim.device import CrashKind, SimDisk
@@ -49,8 +51,9 @@ class NodeFaults:
         self.excused: dict[int, str] = {}  # nodes that may stop because of a device, and why
         self.stopping: SimNode | None = None
         self.draws = Draws(run)
+        self.media = Media(self)
         self._listed = listed
-        self._allow_loss = allow_loss
+        self.allow_loss = allow_loss
         self._shaped: list[tuple[int, str, int]] = []  # (node, kind, by how much)
         self._begin_ns = self._end_ns = 0
 
@@ -82,8 +85,9 @@ class NodeFaults:
     def _draw(self) -> None:
         if self.loop.now_ns >= self._end_ns:
             return
-        if len(self.standing) < self.run.options.down_max and self.stopping is None:
-            event = self.draws.event(self.at_ms(), calm=not self.standing)
+        others = sum(event.kind not in MEDIA for event in self.standing)
+        if others < self.run.options.down_max and self.stopping is None:
+            event = self.draws.event(self.at_ms(), calm=not others)
             if event is not None:
                 self.strike(event)
         self._plan()
@@ -93,8 +97,11 @@ class NodeFaults:
     def strike(self, event: FaultEvent) -> None:
         """Perform it now, if it applies to the cluster as it is; then it is on record."""
         kind = FAULTS[event.kind]
-        if kind.needs_redundancy and not self._allow_loss and not self.run.judge.redundant():
-            return
+        if not self.allow_loss:
+            if kind.needs_redundancy and not self.run.judge.redundant():
+                return
+            if not self.media.may_strike(event):
+                return
         self.standing.append(event)
         if not PERFORM[event.kind](self, event):
             self.standing.remove(event)
@@ -140,8 +147,9 @@ class NodeFaults:
         return True
 
     def _killed(self, event: FaultEvent, crash: CrashKind) -> None:
-        alone = self.standing == [event] and self.run.judge.redundant()
-        if crash is not CrashKind.KILL and not (alone or self._allow_loss):
+        others = [each for each in self.standing if each.kind not in MEDIA]
+        alone = others == [event] and self.run.judge.redundant()
+        if crash is not CrashKind.KILL and not (alone or self.allow_loss):
             self.over(event)  # something else has struck since it was drawn
             return
         for place, number in enumerate(event.nodes):
@@ -384,12 +392,6 @@ class NodeFaults:
         self._for(event, self._healed, disk)
         return True
 
-    def _disk_latent(self, event: FaultEvent) -> bool:
-        disk = self._disk(event)
-        self._excuse(event)
-        disk.latent_error(int(event.detail("offset")), int(event.detail("length", 512)))
-        return True
-
     def _disk_dead(self, event: FaultEvent) -> bool:
         disk = self._disk(event)
         self._excuse(event)
@@ -407,22 +409,8 @@ class NodeFaults:
     def _healed(self, disk: SimDisk) -> None:
         disk.heal()
 
-    def _disk_rot(self, event: FaultEvent) -> bool:
-        self._excuse(event)
-        self._disk(event).rot(int(event.detail("offset")), int(event.detail("flip", 1)))
-        return True
-
-    def _disk_lost_write(self, event: FaultEvent) -> bool:
-        self._disk(event).lose_writes(1)
-        return True
-
-    def _disk_misdirect(self, event: FaultEvent) -> bool:
-        self._disk(event).misdirect_write(int(event.detail("shift", 4096)))
-        return True
-
-    def _disk_stale_read(self, event: FaultEvent) -> bool:
-        self._disk(event).stale_reads(int(event.detail("count", 1)))
-        return True
+    def _damage(self, event: FaultEvent) -> bool:
+        return self.media.strike(event)
 
     def _loop_cut(self, event: FaultEvent) -> bool:
         node, loop = self._node(event), Loop(0, str(event.detail("side", "A")))
@@ -453,6 +441,7 @@ class NodeFaults:
     def mend_all(self) -> None:
         """No fault stands any more. Nodes that are down must still be started."""
         self.standing.clear()
+        self.media.healed()
         self._end_ns = 0
         self.loop.after_events(1, lambda: None)  # nor does one that waits for its event strike
         self._shaped.clear()
@@ -496,13 +485,9 @@ PERFORM: Final[dict[str, Callable[[NodeFaults, FaultEvent], bool]]] = {
     "slow_disk": NodeFaults._slow_disk,
     "sync_failure": NodeFaults._sync_failure,
     "disk_error": NodeFaults._disk_error,
-    "disk_latent": NodeFaults._disk_latent,
     "disk_dead": NodeFaults._disk_dead,
     "disk_full": NodeFaults._disk_full,
-    "disk_rot": NodeFaults._disk_rot,
-    "disk_lost_write": NodeFaults._disk_lost_write,
-    "disk_misdirect": NodeFaults._disk_misdirect,
-    "disk_stale_read": NodeFaults._disk_stale_read,
+    **dict.fromkeys(MEDIA, NodeFaults._damage),
     "loop_cut": NodeFaults._loop_cut,
     "sled_pull": NodeFaults._sled_pull,
 }

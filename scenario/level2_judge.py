@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from base.units import NS_PER_MS, NS_PER_S
+from node.daemon import Node
 from scenario.cluster_host import Sweep
 from scenario.final_checks import Images, check_logs, check_replay, check_space
+from scenario.level2_media import scrub
 from scenario.losses import check_with_losses
 from scenario.state_checks import Violated
 from sim.cluster import SimNode
@@ -23,6 +25,7 @@ TASKS_IDLE_MAX = 4  # of one node with nothing to do: destage, checkpoint, and w
 COMPARISONS_MAX = 20
 STEP_NS = 50 * NS_PER_MS
 SPACE_NS = 2 * NS_PER_S
+SCRUBS_MAX = 3
 ANSWER_S = 10  # after healing: less than the time after which a host gives up
 
 
@@ -76,6 +79,24 @@ class Judge:
             self.run.faults.goal("a page could not be destaged and was tried again")
         if node.shelf.failed_disks:
             self.run.faults.goal("a disk left its mirrors")
+        self._look_at_media(sim, node)
+
+    def _look_at_media(self, sim: SimNode, node: Node) -> None:
+        """I28: what the disks of one node spoil is mended or repaired, and never lost."""
+        counters, goal = node.store.blocks.counters, self.run.faults.goal
+        if counters.lost_pages and not self.run.faults.allow_loss:
+            raise self.violated("I28", f"{sim} says that {counters.lost_pages} pages are lost")
+        if counters.mended_blocks:
+            goal("a block was mended from its mirror")
+        if counters.repaired_pages:
+            goal("a page came back from another copy")
+        disks = [sim.disks[name] for name in sim.names]
+        if any(disk.lost for disk in disks):
+            goal("a disk lost a write")
+        if any(disk.misplaced for disk in disks):
+            goal("a write landed elsewhere")
+        if any(disk.stale for disk in disks):
+            goal("a read returned what was there before")
 
     # ------------------------------------------------------------------ the end
 
@@ -98,6 +119,8 @@ class Judge:
         run.wait("everything is committed everywhere", 5, self._settled)
         self._sweep()
         self._compare_bytes()
+        for number in run.faults.media.hit:
+            self._scrub(self.nodes[number])
         self._check_stores()
         for node in self.nodes:
             self.look_at(node)
@@ -173,6 +196,17 @@ class Judge:
             self.run.wait("catalogs agree", 5, self._catalogs_agree)
             self.run.wait("everything is committed everywhere", 5, self._settled)
         raise self.violated("I26", "copies still move")
+
+    def _scrub(self, sim: SimNode) -> None:
+        """I28: what was wrong on the disks can be mended, and then nothing is wrong any more."""
+        for _ in range(SCRUBS_MAX):
+            assert sim.node is not None
+            assert sim.group is not None
+            task = sim.group.start(scrub(sim.node), name="scrub")
+            self.run.wait(f"{sim} is scrubbed", 20, task.done)
+            if not task.result()[0]:
+                return
+        raise self.violated("I28", f"blocks of {sim} stay wrong, however often they are mended")
 
     def _versions(self) -> list[int]:
         return [node.node.core.catalog.version for node in self.nodes if node.node is not None]

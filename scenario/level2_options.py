@@ -236,6 +236,11 @@ def swarm(seed: int, **fixed: Any) -> Level2Options:
         disk_errors=_one_in(rng, 4),
         loop_cuts=_one_in(rng, 5),
         down_max=1 + _one_in(rng, 4),
+        rot=_one_in(rng, 5),
+        latent_errors=_one_in(rng, 5),
+        lost_writes=_one_in(rng, 5),
+        misdirected=_one_in(rng, 5),
+        stale_reads=_one_in(rng, 5),
     )
     if drawn.power_all:
         drawn = replace(drawn, zero_weight=0, trim_weight=0)
@@ -250,6 +255,20 @@ def disks(seed: int) -> Level2Options:
         nodes=_nodes(rng), seconds=4, **drawn,
         crashes=1, pauses=0, slow=0, stops=1, power=_one_in(rng, 3), slow_disks=1, full_disks=1,
         sync_failures=1, disk_errors=2, latent_errors=1, dead_disks=1, loop_cuts=1,
+    )  # fmt: skip
+
+
+def media(seed: int) -> Level2Options:
+    """The disks of one node at a time rot, forget, misplace and lie; few other faults."""
+    rng = SeedStreams(seed).stream("profile")
+    drawn = {**_load(rng), **_times(rng), **_limits(rng)}
+    drawn["destage_after_ms"] = (20, 100)[rng.below(2)]  # else nothing is read from a disk
+    drawn["read_weight"] = (40, 80)[rng.below(2)]
+    return Level2Options(
+        nodes=_nodes(rng), seconds=4, **{**drawn, "fault_every_ms": (30, 100)[rng.below(2)]},
+        crashes=1, pauses=_one_in(rng, 2), slow=0, stops=_one_in(rng, 2), power=_one_in(rng, 2),
+        slow_disks=_one_in(rng, 3), rot=4, latent_errors=4, lost_writes=4, misdirected=4,
+        stale_reads=2, slow_ms=(100, 500)[rng.below(2)],
     )  # fmt: skip
 
 
@@ -283,6 +302,7 @@ LEVEL2: Final[dict[str, Callable[[int], Level2Options]]] = {
     "default": default,
     "swarm": swarm,
     "disks": disks,
+    "media": media,
     "power": power,
     "reconfiguration": reconfiguration,
 }

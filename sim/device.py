@@ -175,6 +175,9 @@ class SimDisk:
         self._stale: SparseImage | None = None  # what reads return instead, `_stale_reads` times
         self._stale_reads = 0
         self.torn = 0  # crashes that met writes on their way
+        # What faults have really done, for goals: writes that were lost or landed elsewhere, reads
+        # that returned what was not there any more.
+        self.lost = self.misplaced = self.stale = 0
 
     # -- faults ------------------------------------------------------------------------------
 
@@ -191,9 +194,8 @@ class SimDisk:
     def heal(self) -> None:
         """Switch off every fault. What was lost stays lost."""
         self._bad.clear()
-        self._sync_failures = self._lost_writes = self._stale_reads = 0
-        self._misdirected.clear()
-        self._stale = None
+        self._sync_failures = 0
+        self.tell_the_truth()
         self.slow_factor = 1
         self.dead = False
         self.space_bytes = None
@@ -215,6 +217,13 @@ class SimDisk:
         """The next reads return what there is now, whatever is written meanwhile (F20)."""
         self._stale = self._present.copy()
         self._stale_reads = count
+
+    def tell_the_truth(self) -> None:
+        """Writes and reads to come are what they seem. What lies wrong already stays so, and so do
+        ranges that fail."""
+        self._lost_writes = self._stale_reads = 0
+        self._misdirected.clear()
+        self._stale = None
 
     def rot(self, offset: int, flip: int = 1) -> None:
         """Flip bits of one byte on the medium and in what is read (F17)."""
@@ -299,6 +308,9 @@ class SimDisk:
         """Read the present contents."""
         if self._stale is not None:
             self._stale.read(offset, into)
+            now = bytearray(len(into))
+            self._present.read(offset, memoryview(now))
+            self.stale += into != now
             self._stale_reads -= 1
             if self._stale_reads <= 0:
                 self._stale = None
@@ -329,10 +341,12 @@ class SimDisk:
     def _arrived(self, write: _Write) -> None:
         if self._lost_writes:
             self._lost_writes -= 1
+            self.lost += 1
             return
         if self._misdirected:
             room = self.size_bytes - write.length
             shift = self._misdirected.pop(0)
+            self.misplaced += 1
             write.offset = (write.offset + shift) % (room + 1)
         self._store(write)
 
@@ -393,6 +407,11 @@ class SimDisk:
     def unsynced_bytes(self) -> int:
         """Bytes of completed writes that no sync has covered; discards count as none."""
         return self._unsynced_bytes
+
+    def written_pages(self) -> list[int]:
+        """Where something was written, ascending: offsets of pages of 4 KiB. For faults that are to
+        hit data."""
+        return [page * _PAGE for page in sorted(self._present.pages)]
 
     @property
     def pages_bytes(self) -> int:

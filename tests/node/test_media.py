@@ -200,6 +200,25 @@ def test_a_part_of_a_block_is_not_destaged_over_rot(world: World) -> None:
     run(world, body)
 
 
+def test_a_block_that_is_written_whole_after_its_rest_was_lost_goes_to_disk(world: World) -> None:
+    """What was set aside can never be completed, and needs no repair that would do it."""
+
+    async def body() -> None:
+        await filled(world)
+        disk, at = place(world, 0)
+        world.disks[disk].rot(at + 4095)
+        await write_committed(world, 512, 512)
+        await world.store.drain()
+        assert world.store.cache.pages == 1
+        await write_committed(world, 0, PAGE)
+        world.store.start()
+        await world.store._clock.sleep(5)
+        assert world.store.cache.pages == 0
+        assert await read(world, 0, PAGE) == image(world)[:PAGE]
+
+    run(world, body)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1 << 30), st.sampled_from((0, 50, 100)), st.sampled_from(CrashKind))
 def test_a_torn_destage_is_made_whole_by_replay_and_is_no_damage(

@@ -346,6 +346,22 @@ def test_members_are_not_sent_what_is_kept_for_others() -> None:
     assert [each for each in world.effects[0] if isinstance(each, Store)] == []
 
 
+def test_a_joiner_whose_disks_have_lost_a_page_is_filled_in_full_instead() -> None:
+    world = away()
+    world.configure(2, 0, (0,), joiner=1, keeps_log=True)
+    copy = world.copies[1]
+    state_transfer.page_lost(copy)
+    assert copy.position() == (False, 0, 0)
+    assert rejoin(world, 0, 1) == "full at 5"
+    assert not copy.spoiled
+
+
+def test_a_member_whose_disks_have_lost_a_page_stays_what_it_is() -> None:
+    world = pair()
+    state_transfer.page_lost(world.copies[1])
+    assert (world.copies[1].spoiled, world.effects[1]) == (False, [])
+
+
 # ------------------------------------------------------------------ tails of stale copies
 
 
