@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from base.errors import NotFound
 from base.units import NS_PER_MS, NS_PER_S
 from node.daemon import Node
 from scenario.cluster_host import Sweep
@@ -218,6 +219,8 @@ class Judge:
             for node, image in zip(nodes, images, strict=True):
                 self._images[node.number, (volume, region)] = image
             for image in images[1:]:
+                if len(image) != len(images[0]):
+                    return f"volume {volume} region {region} is not on all of {nodes}"
                 if image != images[0]:
                     places = [at for at, one in enumerate(images[0]) if image[at] != one]
                     return (
@@ -233,11 +236,17 @@ class Judge:
         if key not in store:
             return bytes(self.run.region_bytes)
         data = bytearray(self.run.region_bytes)
-        read = store.read(key, 0, len(data), memoryview(data))
-        task = node.group.start(read, name="compare")
+
+        async def read() -> bool:
+            try:
+                await store.read(key, 0, len(data), memoryview(data))
+            except NotFound:  # it has gone home meanwhile
+                return False
+            return True
+
+        task = node.group.start(read(), name="compare")
         self.run.wait(f"{node} reads {key}", 5, task.done)
-        task.result()
-        return bytes(data)
+        return bytes(data) if task.result() else b""
 
     def _check_stores(self) -> None:
         """What lies on the disks, on each node and between them: `scenario.final_checks`."""
