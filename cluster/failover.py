@@ -7,7 +7,7 @@ late is void there. Who is down, `node.leader` judges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,19 @@ def plan_recruits(
     return planned
 
 
+def _wanting(volume: VirtualVolume) -> NDArray[Any]:
+    """By row: it has too few copies, and nobody joins it."""
+    table = volume.table
+    few = np.bitwise_count(table.in_sync) < volume.copies
+    return ~table.offline & (table.joiner == NOBODY) & few
+
+
+def lacks_copies(catalog: Catalog) -> bool:
+    """Some row has too few copies and no joiner, whether or not there is a place for one."""
+    volumes = catalog.volume_manager.list_volumes()
+    return any(volume.copies > 1 and bool(_wanting(volume).any()) for volume in volumes)
+
+
 def _recruits_of(
     catalog: Catalog,
     volume: VirtualVolume,
@@ -95,12 +108,7 @@ def _recruits_of(
 ) -> tuple[Regions, U8]:
     """Rows of one volume and the nodes to recruit for them."""
     table = volume.table
-    wanting = (
-        ~table.offline
-        & (table.joiner == NOBODY)
-        & (np.bitwise_count(table.in_sync) < volume.copies)
-    )
-    rows = np.flatnonzero(wanting)
+    rows = np.flatnonzero(_wanting(volume))
     if len(rows) == 0:
         return rows, rows.astype(np.uint8)
     room = catalog.room(volume.group, volume.region_bytes)

@@ -60,6 +60,7 @@ class Leader:
         # Owners that wait in vain for a copy, and for whom, by life: when they said so last.
         self._stuck: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
         self._recruit_at_ns = 0
+        self._whole_version = -1  # at which every region had its copies or a joiner
         self._low_since_ns = 0
         self._member_token = 0
         self.failback = Failback(core)
@@ -267,11 +268,15 @@ class Leader:
         if now_ns < self._recruit_at_ns:
             return
         self._recruit_at_ns = now_ns + RECRUIT_NS
+        if core.catalog.version == self._whole_version:
+            return  # it had all copies then, and nothing has changed
         entries = failover.plan_recruits(
             core.catalog, limit_per_node=JOINS_PER_NODE_MAX, avoid=self._avoided(now_ns)
         )
         if not entries:
             self._low_since_ns = 0
+            if not failover.lacks_copies(core.catalog):
+                self._whole_version = core.catalog.version
             return
         if self._low_since_ns == 0:
             self._low_since_ns = now_ns
