@@ -90,7 +90,8 @@ def _wanting(volume: VirtualVolume) -> NDArray[Any]:
     """By row: it has too few copies, and nobody joins it."""
     table = volume.table
     few = np.bitwise_count(table.in_sync) < volume.copies
-    return ~table.offline & (table.joiner == NOBODY) & few
+    wanting: NDArray[Any] = ~table.offline & (table.joiner == NOBODY) & few
+    return wanting
 
 
 def lacks_copies(catalog: Catalog) -> bool:
