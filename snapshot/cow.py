@@ -35,7 +35,7 @@ from snapshot.entry import (
     volume_of,
 )
 from snapshot.exception_table import U64, ExceptionTable, Pages
-from snapshot.tree import SnapshotTree, ViewKind
+from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
 
 Tables = Mapping[int, ExceptionTable]  # by view; the base has none
 
@@ -72,8 +72,7 @@ def search_branch(tree: SnapshotTree, tables: Tables, view: int, page: int) -> t
             entry = tables[line[place]].get(page)
             kind = kind_of(entry)
             if kind == SKIP:
-                target = volume_of(entry)
-                place = line.index(target, place) if target in line[place:] else place + 1
+                place = _skipped_to(tree, line, place, volume_of(entry))
             elif kind != NULL:
                 return entry, line[place]
             else:
@@ -81,6 +80,14 @@ def search_branch(tree: SnapshotTree, tables: Tables, view: int, page: int) -> t
     if tree[branch].kind is ViewKind.BASE:
         return NULL, branch
     return tables[branch].get(page), branch
+
+
+def _skipped_to(tree: SnapshotTree, line: tuple[int, ...], place: int, target: int) -> int:
+    """Where a search goes on from a skip. One to a view that is being removed is not followed: what
+    was found there may have been handed to an older neighbour, which lies in between."""
+    if target in line[place:] and tree[target].state is not SnapshotState.REMOVING:
+        return line.index(target, place)
+    return place + 1
 
 
 def remember(tree: SnapshotTree, tables: Tables, view: int, page: int) -> bool:
@@ -94,6 +101,8 @@ def remember(tree: SnapshotTree, tables: Tables, view: int, page: int) -> bool:
         return False
     entry, found = search_branch(tree, tables, view, page)
     if entry == NULL or found in (view, tree.parent(view)) or tree[found].writable:
+        return False
+    if tree[found].state is SnapshotState.REMOVING:
         return False
     tables[view].set(page, skip_entry(found))
     return True
