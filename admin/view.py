@@ -133,6 +133,7 @@ class LossRow(TypedDict):
     copy_epoch: int  # the last epoch in which that copy was in sync; 0: it is empty
     lost_first_epoch: int  # everything acknowledged in these epochs is lost; none when first > last
     lost_last_epoch: int
+    short: bool  # its node lost power since: of that copy too, only what was flushed is certain
     waited_for: list[int]  # nodes that had all of it; none: it was lost already
     text: str  # the same in words
 

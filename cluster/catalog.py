@@ -31,6 +31,7 @@ from cluster.effects import (
     RegionsForced,
     RegionsLost,
     RegionsReduced,
+    RegionsReturned,
     VolumeCreated,
     VolumeGrown,
     VolumeRemoved,
@@ -70,6 +71,7 @@ class Loss(NamedTuple):
     node: int  # whose copy opened
     copy_epoch: int  # the last epoch of that copy; 0: it opened empty
     waited_for: int  # bits of the nodes that had all of it; 0: it was lost already
+    short: bool = False  # the copy had lost what it had not synced: more may be missing
 
 
 class Pins(NamedTuple):
@@ -213,8 +215,9 @@ class Catalog:
         for volume in manager.list_volumes():
             table = volume.table
             change = rules.node_up(
-                table, node, up, self._order_of(volume), intact=entry.intact, blank=entry.blank
-            )
+                table, node, up, self._order_of(volume), intact=entry.intact, blank=entry.blank,
+                known=entry.known,
+            )  # fmt: skip
             emptied = table.regions_of(node) if entry.blank else change.regions
             changes.append((volume, change, emptied))
         # Both refuse before they change anything, and they are the last that can.
@@ -224,9 +227,11 @@ class Catalog:
             manager.replace_inventory(node, inventory, index, accept_loss=True)
         self._lives[node] = NodeState(Liveness.UP, entry.incarnation)
         effects: list[Effect] = [NodeChanged(node)]
-        counts = {"changed": 0, "reduced": 0, "lost": 0}
+        counts = {"changed": 0, "reduced": 0, "returned": 0, "lost": 0}
         for volume, change, emptied in changes:
             self._write(volume, change, index)
+            if not entry.intact:
+                volume.table.note_lost_power(node)
             changed = np.union1d(change.regions, emptied)
             _note(effects, counts, volume, changed, change)
         return counts, effects
@@ -439,11 +444,13 @@ class Catalog:
         if len(empty):  # refuses before it changes anything
             regions = change.regions[empty]
             manager.allocate_slots(volume.volume, regions, change.owner[empty], index)
+        slots = table.slots_of(change.regions, change.owner)
+        short = (slots >= 0) & table.slot_short[change.regions, slots]
         losses = self._losses.setdefault(volume.volume, {}) if len(held) else {}
         for at, region in enumerate(change.regions.tolist()):
             losses[region] = Loss(
                 index, int(table.epoch[region]) + 1, int(change.owner[at]), int(held[at]),
-                int(table.in_sync[region]),
+                int(table.in_sync[region]), bool(short[at]),
             )  # fmt: skip
         self._write(volume, change, index)
         effects: list[Effect] = []
@@ -457,6 +464,12 @@ class Catalog:
         """Cannot fail: a `RowChange` is finished arrays."""
         rules.part_joiners(change, self.domains)
         table, regions = volume.table, change.regions
+        gone = table.in_sync[regions] & ~change.in_sync
+        fewer = gone != 0
+        one = np.bitwise_count(gone) == 1
+        whole = rules.LOWEST[gone] if change.whole else np.full(len(gone), NOBODY, dtype=np.uint8)
+        table.left[regions[fewer]] = np.where(one, whole, NOBODY)[fewer]
+        table.left_version[regions[fewer]] = index
         table.owner[regions] = change.owner
         table.in_sync[regions] = change.in_sync
         table.joiner[regions] = change.joiner
@@ -629,6 +642,9 @@ def _note(
     if len(change.reduced):
         counts["reduced"] += len(change.reduced)
         effects.append(RegionsReduced(volume.volume, change.reduced))
+    if len(change.returned):
+        counts["returned"] += len(change.returned)
+        effects.append(RegionsReturned(volume.volume, change.returned))
     if len(change.lost):
         counts["lost"] += len(change.lost)
         effects.append(RegionsLost(volume.volume, change.lost))

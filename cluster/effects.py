@@ -45,6 +45,14 @@ class RegionsReduced:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RegionsReturned:
+    """Rows that go back to the copy that was the last to leave: the one that stayed lost power."""
+
+    volume: VolumeId
+    regions: Regions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RegionsLost:
     """Rows whose last in-sync copy is gone for good."""
 
@@ -86,6 +94,7 @@ Effect = (
     | PairCut
     | RegionsChanged
     | RegionsReduced
+    | RegionsReturned
     | RegionsLost
     | RegionsForced
     | VolumeCreated

@@ -40,6 +40,7 @@ class Within(NamedTuple):
 
 Node = Annotated[int, Within(0, NODES_MAX - 1)]
 Life = Annotated[int, Within(0, (1 << 63) - 1)]  # an incarnation
+Version = Annotated[int, Within(0, (1 << 63) - 1)]  # of the catalog: an index of its log
 Volume = Annotated[int, Within(1, (1 << 32) - 1)]
 Size = Annotated[int, Within(1, (1 << 60))]
 Count = Annotated[int, Within(1, 1 << 20)]
@@ -133,13 +134,15 @@ class FormCluster:
 @dataclass(frozen=True, slots=True)
 class NodeUp:
     """A life of a node reports in. `intact`: its store survived with all it had acknowledged.
-    `blank`: its store is new and holds nothing. `inventory`: see `plain_inventory`."""
+    `blank`: its store is new and holds nothing. `inventory`: see `plain_inventory`. `known`: of a
+    store that is not intact, a version of the catalog that nothing before the loss acted beyond."""
 
     node: Node
     incarnation: Life
     intact: bool
     blank: bool
     inventory: Plain
+    known: Version = (1 << 63) - 1  # nothing can be said
 
 
 @_entry(3)

@@ -32,6 +32,7 @@ class Opening(NamedTuple):
     node: int  # where it opens
     copy_epoch: int  # the last epoch in which that node's copy was in sync; 0: it opens empty
     waits_for: tuple[int, ...]  # nodes that have all of it; none: it was lost already
+    short: bool = False  # that node has lost power since, and what it had not synced
 
     @property
     def lost_epochs(self) -> tuple[int, int]:
@@ -71,13 +72,15 @@ def _opening(catalog: Catalog, volume: VirtualVolume, region: int, room: list[in
     waits_for = tuple(node for node in range(NODES_MAX) if members >> node & 1)
     up = catalog.up_mask
     held = [
-        (int(copy_epoch), -int(node))
-        for node, copy_epoch in zip(table.slot_node[region], table.slot_epoch[region], strict=True)
+        (int(copy_epoch), not short, -int(node))
+        for node, copy_epoch, short in zip(
+            table.slot_node[region], table.slot_epoch[region], table.slot_short[region], strict=True
+        )
         if node != NOBODY and copy_epoch and up >> int(node) & 1 and not members >> int(node) & 1
     ]
     if held:
-        copy_epoch, node = max(held)
-        return Opening(region, epoch, -node, copy_epoch, waits_for)
+        copy_epoch, good, node = max(held)
+        return Opening(region, epoch, -node, copy_epoch, waits_for, not good)
     order = preferences(volume.volume, np.array([region]), catalog.nodes)[0].tolist()
     for node in order:
         if up >> node & 1 and room[node] > 0 and table.slot_of(region, node) < 0:
@@ -114,7 +117,12 @@ def describe(name: str, opening: Opening, left: Callable[[int], str], *, past: b
         what = f"{opens} EMPTY on {node}: everything ever written to it {lost}"
     else:
         what = f"{opens} from the copy of {node}, in sync until epoch {opening.copy_epoch}: "
-        if first > last:
+        if opening.short:
+            what += (
+                f"its node has lost power since, so everything acknowledged until epoch {last} may"
+                f" be lost but for what was flushed until epoch {opening.copy_epoch}"
+            )
+        elif first > last:
             what += "nothing was acknowledged after it"
         else:
             epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"

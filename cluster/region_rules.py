@@ -42,7 +42,9 @@ class RowChange:
 
     The epoch of every row grows by one. `release_regions`, `release_nodes`: pairs whose stale
     slots are to be given back afterwards. `reduced`: rows that go on with a copy that lost what it
-    had not synced. `lost`: rows that no node holds any more.
+    had not synced. `returned`: rows that go back to the copy that was the last to leave. `lost`:
+    rows that no node holds any more. `whole`: who leaves a set in sync by this change holds all
+    that was acknowledged until it is applied.
     """
 
     regions: Regions
@@ -53,7 +55,9 @@ class RowChange:
     release_regions: Regions = field(default_factory=lambda: _NONE)
     release_nodes: U8 = field(default_factory=lambda: _NONE.astype(np.uint8))
     reduced: Regions = field(default_factory=lambda: _NONE)
+    returned: Regions = field(default_factory=lambda: _NONE)
     lost: Regions = field(default_factory=lambda: _NONE)
+    whole: bool = False
 
 
 def rows_as_they_are(table: RegionTable, regions: Regions) -> RowChange:
@@ -107,6 +111,7 @@ def node_down(table: RegionTable, node: int, up: int, preferences: Preferences) 
     change.joiner[closed] = NOBODY
     remains = ~change.offline
     change.in_sync[remains] = _clear(change.in_sync[remains], node)
+    change.whole = True
     return change
 
 
@@ -118,12 +123,17 @@ def node_up(
     *,
     intact: bool,
     blank: bool,
+    known: int,
 ) -> RowChange:
     """A new life of `node` begins. up: bits of the other nodes that are up.
 
     An intact store holds all it ever acknowledged: it stays where it was, under a new epoch, and
     opens the rows that waited for it. A store that lost unsynced writes steps back where another
-    member is up, and where none is it is still the best there is: it goes on alone (`reduced`).
+    member is up. Where it is the only member the copy that left last may be better. known: no
+    earlier life of the node acted on a later version of the catalog. Until the other copy left,
+    each acknowledgement needed both, and if it left at a later version than `known`, none was given
+    since: the other copy has them all, and the row goes back to it (`returned`). Else nobody has
+    all, this copy is still the best there is, and it goes on alone (`reduced`).
     A blank store is nobody's copy: where it was the only member the row is lost.
     """
     bit = np.uint8(1 << node)
@@ -145,7 +155,11 @@ def node_up(
     stays = mine
     if not intact:
         _step_back(change, mine & (others_up != 0), node, others, others_up, preferences)
-        stays = mine & (others_up == 0)
+        left = table.left[change.regions]
+        unknown = table.left_version[change.regions] > np.uint64(known)
+        returned = mine & (others == 0) & (left != NOBODY) & unknown
+        _give_back(change, returned, left, up)
+        stays = mine & (others_up == 0) & ~returned
         change.reduced = change.regions[stays]
     # Members that are down when the row opens did not follow: they are not in sync any more.
     opening = stays & (change.offline | (not intact))
@@ -153,6 +167,18 @@ def node_up(
     change.owner[opening] = node
     change.offline[opening] = False
     return change
+
+
+def _give_back(change: RowChange, rows: Bools, left: U8, up: int) -> None:
+    """The copy that left last is the only one that has everything: it serves, or is waited for."""
+    change.returned = change.regions[rows]
+    heirs = bits_of(left[rows])
+    away = heirs & np.uint8(up) == 0
+    change.owner[rows] = left[rows]
+    change.in_sync[rows] = heirs
+    change.offline[rows] = away
+    joiner = change.joiner[rows]
+    change.joiner[rows] = np.where(away | (joiner == left[rows]), NOBODY, joiner)
 
 
 def _step_back(
@@ -186,6 +212,7 @@ def cut_pair(table: RegionTable, first: int, second: int) -> RowChange:
         (change.owner == high) & (change.joiner == low)
     )
     change.joiner[ended] = NOBODY
+    change.whole = True
     return change
 
 

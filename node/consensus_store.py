@@ -43,14 +43,15 @@ HARD, SNAPSHOT, TRUNCATE, ENTRIES, LIFE = range(1, 6)
 @dataclass(frozen=True, slots=True)
 class Life:
     """The last life of this node. clean: it was stopped in order, with everything on its disks.
-    intact, blank: what it had to tell the catalog and has not, as far as is known; see
-    `node.own_life`."""
+    intact, blank: what it had to tell the catalog and has not, as far as is known; known: while it
+    is not intact, the last index of the log when the loss was found; see `node.own_life`."""
 
     incarnation: int = 0
     boot_id: str = ""
     clean: bool = True
     intact: bool = True
     blank: bool = False
+    known: int = 0
 
 
 @dataclass(slots=True)
@@ -61,6 +62,11 @@ class ConsensusState:
     snapshot: Snapshot | None = None
     entries: list[Entry] = field(default_factory=list)
     life: Life = field(default_factory=Life)
+
+    @property
+    def last_index(self) -> int:
+        """Of the log. Nothing of the catalog was acted on beyond it."""
+        return (self.snapshot.index if self.snapshot is not None else 0) + len(self.entries)
 
     def take(self, request: Persist) -> None:
         """Carry out one request, in the order that `Persist` states."""
@@ -94,7 +100,10 @@ def _pack_hard(hard: HardState) -> list[Any]:
 
 
 def _pack_life(life: Life) -> list[Any]:
-    return [LIFE, life.incarnation, life.boot_id, life.clean, life.intact, life.blank]
+    return [
+        LIFE, life.incarnation, life.boot_id, life.clean, life.intact, life.blank,
+        life.known,
+    ]  # fmt: skip
 
 
 def _records_of(request: Persist) -> list[list[Any]]:

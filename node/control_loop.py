@@ -125,7 +125,7 @@ class ControlLoop:
         self._supervisor.start(self._keep_count(), name="life_counted")
 
     async def _keep_count(self) -> None:
-        life = replace(self._consensus.state.life, intact=True, blank=False)
+        life = replace(self._consensus.state.life, intact=True, blank=False, known=0)
         await self._consensus.set_life(life)
         self.core.life_counted(self._clock.now_ns())
         self.io.turn_soon()

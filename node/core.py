@@ -24,6 +24,8 @@ from cluster.effects import (
     PairCut,
     RegionsChanged,
     RegionsForced,
+    RegionsReduced,
+    RegionsReturned,
     VolumeCreated,
     VolumeGrown,
     VolumeRemoved,
@@ -60,6 +62,12 @@ from transport.operation import Record
 LEADER_NS = 100 * NS_PER_MS
 BUSY_TICK_NS = 20 * NS_PER_MS
 DUTY_NS = 300 * NS_PER_MS
+LEFT_NS = 60 * NS_PER_S
+NOTED: dict[type[Any], str] = {
+    RegionsForced: "regions.forced",
+    RegionsReduced: "regions.reduced",
+    RegionsReturned: "regions.returned",
+}
 
 MEMBERS_OF = tuple(tuple(node for node in range(8) if bits >> node & 1) for bits in range(256))
 
@@ -94,6 +102,7 @@ class NodeCore:
         incarnation: int,
         intact: bool,
         blank: bool,
+        known: int,
         inventory: bytes,
         raft: Raft,
         catalog: Catalog,
@@ -112,6 +121,7 @@ class NodeCore:
         self.incarnation = incarnation
         self.intact = intact
         self.blank = blank
+        self.known = known  # version that no life before a loss acted beyond
         self.inventory = inventory
         self.raft = raft
         self.catalog = catalog
@@ -441,9 +451,9 @@ class NodeCore:
                 self._on_node_changed(effect.node, index, now_ns)
             elif isinstance(effect, PairCut):
                 self._on_pair_cut(effect, now_ns)
-            elif isinstance(effect, RegionsForced):
+            elif type(effect) in NOTED:
                 rows = effect.regions.tolist()
-                self.effects.append(Note("regions.forced", volume=effect.volume, regions=rows))
+                self.effects.append(Note(NOTED[type(effect)], volume=effect.volume, regions=rows))
         if applied.effects:
             self.effects.append(TopologyChanged())
         if index - self._compacted >= self.settings.snapshot_entries:
@@ -559,6 +569,25 @@ class NodeCore:
     def life_counted(self, now_ns: int) -> None:
         """The shell has persisted that this life has nothing more to own up to."""
         own_life.counted(self, now_ns)
+
+    def may_forget_tail(self, copy: RegionCopy, now_ns: int) -> bool:
+        """Whether what this copy had prepared when it left is of no use to anybody but itself.
+
+        The catalog gives the region back to the last copy that left when the one that stayed has
+        lost power without having acted since: see `cluster.region_rules.node_up`. Who stayed says
+        in its beacons what it acts on. One that is never heard again must not hold the journal of
+        this node up for ever: after a minute the catalog has noticed whatever became of it, and a
+        region that waits for it does so for as long as its copies are kept."""
+        table = self._table(copy.volume)
+        if table is None or table.left[copy.region] != self.self_id:
+            return True
+        members = MEMBERS_OF[table.in_sync[copy.region]]
+        if len(members) != 1 or members[0] == self.self_id:
+            return len(members) != 1
+        if self.leases.acts_on(members[0]) >= table.left_version[copy.region]:
+            return True
+        keep_ns = self.settings.stale_keep_ns if table.offline[copy.region] else LEFT_NS
+        return now_ns > copy.left_at_ns + keep_ns
 
     # ------------------------------------------------------------------ messages about regions
 

@@ -147,11 +147,13 @@ class Node:
         # What an earlier life did not live to tell the catalog is still to be told.
         same = last.clean or last.boot_id == ports.boot_id
         self._intact = last.intact and same
+        # A life that never told has never acted: what it learnt was not known before the loss.
+        acted_on = self.consensus.state.last_index if last.intact else last.known
         # A blank node does not know its former incarnations: time makes it larger than them all.
         floor = ports.clock.wall_ns() // 1_000_000_000 if self._blank else 0
         life = Life(
             max(last.incarnation, floor) + 1, ports.boot_id, clean=False,
-            intact=self._intact, blank=self._blank,
+            intact=self._intact, blank=self._blank, known=0 if self._intact else acted_on,
         )  # fmt: skip
         await self.consensus.set_life(life)
         return life.incarnation
@@ -172,6 +174,7 @@ class Node:
             incarnation=state.life.incarnation,
             intact=self._intact,
             blank=self._blank,
+            known=state.life.known,
             inventory=plain_inventory(self.inventory.to_tuple()),
             raft=Raft(
                 self_id=NodeId(self.number),
@@ -354,7 +357,7 @@ class Node:
 
     def _region_pinned(self, key: tuple[int, int]) -> None:
         copy = self.core.copies.get(key[0], {}).get(key[1])
-        if copy is not None:
+        if copy is not None and self.core.may_forget_tail(copy, self.ports.clock.now_ns()):
             state_transfer.give_up_tail(copy)
             self.io.drain()
 

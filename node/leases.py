@@ -98,6 +98,11 @@ class LeaseTable:
             if until_ns > self.lease_until_ns.get(peer, 0):
                 self.lease_until_ns[peer] = until_ns
 
+    def acts_on(self, peer: int) -> int:
+        """The version of the catalog that a life of the peer which the catalog knew had applied
+        when it was last heard; 0: it was not heard."""
+        return self._heard.get(peer, (0, 0, 0, False))[2]
+
     def holds(self, peers: tuple[int, ...], now_ns: int) -> bool:
         """Whether there is a lease from each of these nodes at this moment."""
         lease_until_ns = self.lease_until_ns

@@ -79,5 +79,7 @@ def report(core: NodeCore, now_ns: int) -> None:
     if core.life_asked or not core.catalog.cluster_id or now_ns < core.next_duty_ns:
         return
     core.next_duty_ns = now_ns + DUTY_NS
-    entry = NodeUp(NodeId(core.self_id), core.incarnation, core.intact, core.blank, core.inventory)
+    entry = NodeUp(
+        NodeId(core.self_id), core.incarnation, core.intact, core.blank, core.inventory, core.known
+    )
     core.propose(encode(entry), None, now_ns, timeout_ns=DUTY_NS, repeatable=True)

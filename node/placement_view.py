@@ -65,6 +65,7 @@ def row_of(opening: Opening, text: str) -> LossRow:
         copy_epoch=opening.copy_epoch,
         lost_first_epoch=first,
         lost_last_epoch=last,
+        short=opening.short,
         waited_for=list(opening.waits_for),
         text=text,
     )
@@ -73,7 +74,7 @@ def row_of(opening: Opening, text: str) -> LossRow:
 def opening_of(region: int, loss: Loss) -> Opening:
     """A loss that the catalog keeps, as the opening that it came from."""
     waited = tuple(node for node in range(NODES_MAX) if loss.waited_for >> node & 1)
-    return Opening(region, loss.epoch - 1, loss.node, loss.copy_epoch, waited)
+    return Opening(region, loss.epoch - 1, loss.node, loss.copy_epoch, waited, loss.short)
 
 
 def kept_rows(name: str, losses: dict[int, Loss]) -> list[LossRow]:

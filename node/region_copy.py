@@ -70,9 +70,9 @@ class RegionCopy:
     __slots__ = (
         "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "clients",
         "commit_known", "commit_told", "committed", "committed_epoch", "complete", "effects",
-        "end_at", "epoch", "filling", "in_flight", "joiner", "journalled", "kept", "line", "log",
-        "log_base", "matched", "members", "offline", "open_at_ns", "open_target", "opening",
-        "others", "owner", "place", "prepared", "prepared_epoch", "read_peers", "region",
+        "end_at", "epoch", "filling", "in_flight", "joiner", "journalled", "kept", "left_at_ns",
+        "line", "log", "log_base", "matched", "members", "offline", "open_at_ns", "open_target",
+        "opening", "others", "owner", "place", "prepared", "prepared_epoch", "read_peers", "region",
         "required", "role", "self_id", "serving", "session", "since", "sole_synced", "spoiled",
         "suspended", "sync_asked", "synced", "synced_acked", "tokens", "transfer", "volume",
         "waiting", "wants_sync_always",
@@ -94,6 +94,7 @@ class RegionCopy:
         self.joiner = int(NOBODY)
         self.offline = False
         self.role = NONE
+        self.left_at_ns = 0  # when it came to have no role
         self.wants_sync_always = False
         self.sole_synced = False
         self.suspended = False
@@ -197,15 +198,13 @@ class RegionCopy:
         that may come back.
         """
         assert epoch >= self.epoch, (self, epoch)
-        previous_epoch = self.epoch
-        previous_joiner = self.joiner
+        previous_epoch, previous_joiner = self.epoch, self.joiner
         self.epoch = epoch
         self.owner = owner
         self.members = members
         self.joiner = joiner
         self.offline = offline
-        self.sole_synced = sole_synced
-        self.suspended = suspended
+        self.sole_synced, self.suspended = sole_synced, suspended
         role = self._role_now()
         self.kept.want(keeps_log and role == OWNER, self.log_base)
         if epoch == previous_epoch and role == self.role and joiner == previous_joiner:
@@ -222,6 +221,7 @@ class RegionCopy:
         else:
             self._leave_ownership()
             if role == NONE:
+                self.left_at_ns = now_ns
                 self._parked.clear()
             else:
                 self._unpark()

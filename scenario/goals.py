@@ -39,6 +39,8 @@ GOALS: Final[dict[int, tuple[str, ...]]] = {
         "pair.damped",
         "proposal.refused",
         "region.opened",
+        "regions.reduced",
+        "regions.returned",
         "voters.changed",
     ),
     2: (

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MANY_MAX = 8
 QUIET_NS = 600 * NS_PER_MS
+GONE = ("lose", "replace")  # faults that leave nothing of a copy
+UNNOTICED_MS = 60  # a node that is back within that time, as a rule nobody has missed
 
 
 class KernelFaults:
@@ -128,8 +130,9 @@ class KernelFaults:
         return self.kernel.now_ns - self._struck_ns >= QUIET_NS
 
     def _spared(self) -> bool:
-        """Nothing was destroyed whose second copy is not back yet: till then nothing else may hit
-        the nodes that have the only one."""
+        """Nothing is gone for good whose second copy is not back yet: till then nothing else may
+        hit the nodes that have the only one. A copy that lost what it had not synced is another
+        matter: the other one may be killed too, and must be waited for."""
         if self._destroyed and self.run.redundant():
             self._destroyed = False
         return not self._destroyed
@@ -175,6 +178,13 @@ class KernelFaults:
         elif name == "wall_jump":
             details = (("ms", rng.below(86_400_000) - 43_200_000),)
         for_ms = self._below(longest_ms) if FAULTS[name].standing else 0
+        if name == "power_cut" and rng.below(100) < options.power_crash_percent:
+            # It is back at once, and somebody else crashes meanwhile.
+            for_ms = self._below(UNNOTICED_MS)
+            victim = (node + 1 + rng.below(options.nodes - 1)) % options.nodes
+            crash_ms, down_ms = at_ms + rng.below(UNNOTICED_MS), self._below(options.down_ms)
+            crash = FaultEvent(crash_ms, "kill", (victim,), down_ms)
+            self.kernel.at(self._begin_ns + crash_ms * NS_PER_MS, self._crash, crash)
         return FaultEvent(at_ms, name, (node,), for_ms, details)
 
     def _below(self, most_ms: int) -> int:
@@ -196,9 +206,13 @@ class KernelFaults:
         return FaultEvent(at_ms, "cut", (node, *others[: max(1, count)]), for_ms, details)
 
     def _blink(self, crash: FaultEvent) -> None:
+        if self.cut:
+            self._crash(crash)
+
+    def _crash(self, crash: FaultEvent) -> None:
         node = self.kernel.nodes[crash.nodes[0]]
         hits = not node.paused and node not in self.lost and node.alive
-        if self.cut and hits and self._spared():
+        if hits and self._spared():
             self.strike(crash)
 
     def _drawn_partition(self, at_ms: int) -> FaultEvent:
@@ -231,7 +245,7 @@ class KernelFaults:
             self.performed.append(event)
             over_ns = self.kernel.now_ns + event.for_ms * NS_PER_MS
             self._struck_ns = max(self._struck_ns, over_ns)
-            self._destroyed = self._destroyed or FAULTS[event.kind].needs_redundancy
+            self._destroyed = self._destroyed or event.kind in GONE
             first = event.nodes[0] if event.nodes else -1
             self.kernel.note(
                 first, f"fault.{event.kind}", (event.nodes, event.for_ms, event.details)

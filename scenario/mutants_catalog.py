@@ -123,6 +123,26 @@ def _hide_lost_power(patch: Patches) -> None:
     patch.put(KernelMachine, "power_cut", cut)
 
 
+def _open_whatever_was_known(patch: Patches) -> None:
+    real = KernelNode.__dict__["start"]
+
+    def start(self: KernelNode) -> None:
+        self.durable.known = (1 << 63) - 1
+        real(self)
+
+    patch.put(KernelNode, "start", start)
+
+
+def _know_what_the_present_life_learnt(patch: Patches) -> None:
+    real = KernelNode.__dict__["start"]
+
+    def start(self: KernelNode) -> None:
+        self.durable.known = -1
+        real(self)
+
+    patch.put(KernelNode, "start", start)
+
+
 def _forget_loss_in_next_life(patch: Patches) -> None:
     real = NodeCore.__dict__["begin_life"]
 
@@ -245,6 +265,15 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         "hide-lost-power", "own", "a node that lost unsynced records says that it has everything",
         ("I8", "I9", "I7", "I2", "code"), _hide_lost_power, profile="power", options=POWER,
         seeds=40,
+    ),
+    Mutation(
+        "open-whatever-was-known", "own", "a copy that lost power opens though another has more",
+        ("I8", "I9", "I7", "I2", "code"), _open_whatever_was_known, profile="power", seeds=400,
+    ),
+    Mutation(
+        "know-what-this-life-learnt", "own", "what a life learnt counts as known before its loss",
+        ("I8", "I9", "I7", "I2", "code"), _know_what_the_present_life_learnt, profile="power",
+        seeds=1500,
     ),
     Mutation(
         "forget-loss-in-next-life", "own", "a life that never counted takes its loss with it",

@@ -54,6 +54,7 @@ class SeedOptions:
     down_ms: int = 4000
     cut_ms: int = 4000
     cut_crash_percent: int = 33  # of cuts in which some node crashes
+    power_crash_percent: int = 0  # of power cuts that nobody notices before another node crashes
     read_weight: int = 40
     zero_weight: int = 0
     trim_weight: int = 0
@@ -165,7 +166,7 @@ def reconfiguration(seed: int) -> SeedOptions:
         sync_failures=1, grow=rng.below(2) == 0, rough=True, down_max=1 + rng.below(2),
         flap_every_ms=(10, 60, 300)[rng.below(3)], fault_every_ms=(80, 250)[rng.below(2)],
         pause_ms=800, down_ms=(30, 150, 600)[rng.below(3)], cut_ms=(200, 1200)[rng.below(2)],
-        cut_crash_percent=60,
+        cut_crash_percent=60, power_cut=1, power_crash_percent=60,
     )  # fmt: skip
 
 
@@ -192,7 +193,8 @@ def power(seed: int) -> SeedOptions:
         nodes=_nodes(rng), seconds=5, **load, **_times(rng), **_limits(rng),
         crashes=1, pauses=0, power_cut=3, power_cut_all=rng.below(3), sync_failures=1,
         flush_weight=(2, 15)[rng.below(2)], fault_every_ms=(300, 900)[rng.below(2)],
-        down_ms=(50, 500, 2000)[rng.below(3)],
+        down_ms=(50, 500, 2000)[rng.below(3)], rough=rng.below(2) == 0, down_max=1 + rng.below(2),
+        power_crash_percent=40,
     )  # fmt: skip
 
 
@@ -204,7 +206,7 @@ def rough(seed: int) -> SeedOptions:
         crashes=2, pauses=2, cuts=2, partitions=2, kill_many=2, clogs=1, rough=True,
         down_max=2 + rng.below(3), fault_every_ms=(100, 400)[rng.below(2)],
         pause_ms=(300, 2000)[rng.below(2)], down_ms=(100, 1500)[rng.below(2)],
-        cut_ms=(300, 2500)[rng.below(2)],
+        cut_ms=(300, 2500)[rng.below(2)], power_cut=2, power_crash_percent=60,
     )  # fmt: skip
 
 

@@ -78,6 +78,8 @@ class StateChecks:
                 holders.add(self.kernel.nodes[member])
         for holder in sorted(holders, key=lambda each: each.node):
             kept = holder.durable.regions.get(key)
+            if not (record.flags & SYNC or holder.durable.intact):
+                continue  # what it acknowledged went with its power, and it will say so
             if kept is None or not kept.holds(record.seq, record.epoch):
                 self.fail("I9", f"{record} is committed by {node} and not durable on {holder}")
             assert kept is not None
@@ -137,7 +139,8 @@ class StateChecks:
         if loss is None or self._accepted.get(key, 0) >= loss.epoch:
             return
         self._accepted[key] = loss.epoch
-        kept = {e: last for e, last in self._last.get(key, {}).items() if e <= loss.copy_epoch}
+        copy_epoch = 0 if loss.short else loss.copy_epoch
+        kept = {e: last for e, last in self._last.get(key, {}).items() if e <= copy_epoch}
         self._last[key] = kept
         end = max((seq for seq, _ in kept.values()), default=0)
         line = self._committed.get(key, {})

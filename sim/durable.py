@@ -127,6 +127,7 @@ class Durable:
         self.raft = raft
         self.blank = blank  # not told to the catalog yet, and so is what `intact` says
         self.intact = not blank
+        self.known = -1  # while not intact: the last index of the log when the loss was found
         self.incarnation = 0
         self.regions: dict[Key, DurableRegion] = {}
         self.synced_through = 0  # journal positions below that one survive a power cut

@@ -172,6 +172,7 @@ class KernelNode(KernelMachine):
             incarnation=durable.incarnation,
             intact=durable.intact,
             blank=durable.blank,
+            known=max(0, durable.known),
             inventory=kernel.inventory,
             raft=Raft(
                 self_id=NodeId(self.node),
@@ -214,6 +215,8 @@ class KernelNode(KernelMachine):
             # As a real node does: it does not know its former lives, the wall clock has to do.
             durable.incarnation = (1 << 31) + self.wall_ns() // NS_PER_S
         durable.incarnation += 1
+        if not durable.intact and durable.known < 0:
+            durable.known = durable.raft.last_index
 
     def _recover(self) -> None:
         self.store.clear()
@@ -512,6 +515,7 @@ class KernelNode(KernelMachine):
     def _life_counted(self, _effect: fx.LifeCounted) -> None:
         def counted() -> None:
             self.durable.intact, self.durable.blank = True, False
+            self.durable.known = -1
             self._call(self.core.life_counted)
 
         self.sync(counted)

@@ -20,7 +20,7 @@ from base.units import NODES_MAX
 SLOTS: Final = 3  # owner, replicant, and one that is being recruited or has fallen behind
 REGIONS_MAX: Final = 1 << 22
 
-_MAGIC: Final = b"RT02"
+_MAGIC: Final = b"RT03"
 # Order and byte order are the format: equal tables have equal bytes on every machine.
 _COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("owner", "u1", 0),
@@ -33,6 +33,9 @@ _COLUMNS: Final[tuple[tuple[str, str, int], ...]] = (
     ("slot_ld", "<u4", SLOTS),
     ("slot_region", "<u4", SLOTS),
     ("slot_epoch", "<u4", SLOTS),
+    ("slot_short", "?", SLOTS),
+    ("left", "u1", 0),
+    ("left_version", "<u8", 0),
 )
 _ROW_BYTES: Final = sum(np.dtype(kind).itemsize * max(1, width) for _, kind, width in _COLUMNS)
 
@@ -59,14 +62,19 @@ class RegionTable:
     """`owner` u8 (NOBODY: none), `in_sync` u8 of node bits, `joiner` u8 (NOBODY: none), `epoch`
     u32, `version` u64 (catalog version of the row's last change), `offline` bool, and the copies:
     `slot_node` u8[n, 3] (NOBODY: empty), `slot_ld` and `slot_region` u32[n, 3] (0 when empty),
-    `slot_epoch` u32[n, 3]: the last epoch in which that copy was in sync, 0 when it never was.
+    `slot_epoch` u32[n, 3]: the last epoch in which that copy was in sync, 0 when it never was;
+    `slot_short` bool[n, 3]: its node has lost power since, and what it had not synced.
+
+    `left` u8: the node that was the last to leave `in_sync`, when its copy holds all that had been
+    acknowledged until then (NOBODY: no such copy); `left_version` u64: the catalog version at which
+    the set last lost a member.
 
     A node in a slot that is neither in sync nor joining has a *stale* copy: its space is held.
     """
 
     __slots__ = (
-        "epoch", "in_sync", "joiner", "offline", "owner", "slot_epoch", "slot_ld", "slot_node",
-        "slot_region", "version",
+        "epoch", "in_sync", "joiner", "left", "left_version", "offline", "owner", "slot_epoch",
+        "slot_ld", "slot_node", "slot_region", "slot_short", "version",
     )  # fmt: skip
 
     owner: NDArray[np.uint8]
@@ -79,6 +87,9 @@ class RegionTable:
     slot_ld: NDArray[np.uint32]
     slot_region: NDArray[np.uint32]
     slot_epoch: NDArray[np.uint32]
+    slot_short: NDArray[np.bool_]
+    left: NDArray[np.uint8]
+    left_version: NDArray[np.uint64]
 
     def __init__(self, regions: int = 0) -> None:
         """Rows without owner or copy: whoever makes them fills them at once."""
@@ -88,6 +99,7 @@ class RegionTable:
         self.owner[:] = NOBODY
         self.joiner[:] = NOBODY
         self.slot_node[:] = NOBODY
+        self.left[:] = NOBODY
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -127,6 +139,13 @@ class RegionTable:
         member = (nodes != NOBODY) & (self.in_sync[regions][:, None] >> shift & 1 == 1)
         epochs = self.epoch[regions][:, None]
         self.slot_epoch[regions] = np.where(member, epochs, self.slot_epoch[regions])
+        self.slot_short[regions] &= ~member
+
+    def note_lost_power(self, node: int) -> None:
+        """What the node had not synced is gone: none of its copies that is not in sync is whole."""
+        self.left[self.left == node] = NOBODY
+        stale = self.in_sync & np.uint8(1 << node) == 0
+        self.slot_short |= (self.slot_node == node) & stale[:, None]
 
     def row(self, region: int, node: int) -> RegionRow:
         """The region with the given node's own LD region."""
@@ -159,7 +178,7 @@ class RegionTable:
     def from_bytes(cls, data: bytes | memoryview) -> RegionTable:
         """Inverse of `to_bytes`; InvalidRequest when it is not one."""
         if len(data) < 8 or bytes(data[:4]) != _MAGIC:
-            raise InvalidRequest("region table: not in the format RT02")
+            raise InvalidRequest("region table: not in the format RT03")
         regions = int.from_bytes(data[4:8], "little")
         if regions > REGIONS_MAX or len(data) != 8 + regions * _ROW_BYTES:
             raise InvalidRequest(f"region table: {len(data)} bytes do not hold {regions} regions")
@@ -198,8 +217,11 @@ class RegionTable:
         joiner_bit = np.where(joins, np.left_shift(1, np.where(joins, self.joiner, 0) & 7), 0)
         report(joins & ((self.joiner >= NODES_MAX) | (joiner_bit & held == 0)), "no slot to join")
         report(joiner_bit & in_sync != 0, "the joiner is in sync already")
-        used = self.slot_ld | self.slot_region | self.slot_epoch
+        used = self.slot_ld | self.slot_region | self.slot_epoch | self.slot_short
         report((~taken & (used != 0)).sum(axis=1) != 0, "dirty empty slot")
         later = (self.slot_epoch > self.epoch[:, None]).sum(axis=1)
         report(later != 0, "a copy is of a later epoch")
+        left = self.left != NOBODY
+        left_bit = np.where(left, np.left_shift(1, np.where(left, self.left, 0) & 7), 0)
+        report(left & (left_bit & held == 0), "the copy that left last has no slot")
         return faults

@@ -442,7 +442,10 @@ class VolumeManager:
                 f"volume {found.name} region {rows_new[blocked[0]]}: all {SLOTS} slots are in use"
             )
         allocations = self._plan_allocations(found.group, found.region_bytes, nodes_new)
-        slots = np.where(has_empty, empty.argmax(axis=1), stale.argmax(axis=1))
+        # Of two stale ones not that which may be the only one with all that was acknowledged.
+        spared = stale & (table.slot_node[rows_new] != table.left[rows_new][:, None])
+        freed = np.where(spared.any(axis=1), spared.argmax(axis=1), stale.argmax(axis=1))
+        slots = np.where(has_empty, empty.argmax(axis=1), freed)
         for allocation in allocations:
             self.nodes[allocation.node].apply_allocation(allocation, self.groups[found.group])
         # Only now, so that an LD whose last region is freed here and taken above is not dissolved.
@@ -453,7 +456,9 @@ class VolumeManager:
             table.slot_ld[rows_new[mine], slots[mine]] = allocation.ld
             table.slot_region[rows_new[mine], slots[mine]] = allocation.ld_region
         # A copy that is being filled is of no epoch until it is in sync.
-        table.slot_epoch[rows, table.slots_of(rows, per_row)] = 0
+        joining = table.slots_of(rows, per_row)
+        table.slot_epoch[rows, joining] = 0
+        table.slot_short[rows, joining] = False
         table.version[rows] = version
         self._generation += 1
 
@@ -510,10 +515,12 @@ class VolumeManager:
             mine = nodes == node
             at = rows[mine], slots[mine]
             self.nodes[node].release(table.slot_ld[at], table.slot_region[at])
+        table.left[rows[table.left[rows] == nodes]] = NOBODY
         table.slot_node[rows, slots] = NOBODY
         table.slot_ld[rows, slots] = 0
         table.slot_region[rows, slots] = 0
         table.slot_epoch[rows, slots] = 0
+        table.slot_short[rows, slots] = False
 
     # Showing, keeping, checking.
 
@@ -593,6 +600,8 @@ def _forget_node(table: RegionTable, node: int, version: int | None) -> None:
     table.slot_ld[slots] = 0
     table.slot_region[slots] = 0
     table.slot_epoch[slots] = 0
+    table.slot_short[slots] = False
+    table.left[member | (table.left == node)] = NOBODY
     table.in_sync[member] &= np.uint8(~bit)
     table.joiner[table.joiner == node] = NOBODY
     # No owner is chosen here: the catalog does that. Until it has, the region is offline.

@@ -14,7 +14,8 @@ COUNTS = {"total": 4, "normal": 4, "joining": 0, "degraded": 0, "offline": 0}
 
 LOSS = {
     "region": 2, "node": 5, "empty": False, "copy_epoch": 8, "lost_first_epoch": 9,
-    "lost_last_epoch": 11, "waited_for": [3], "text": "region 2 lost epochs 9 to 11",
+    "lost_last_epoch": 11, "short": False, "waited_for": [3],
+    "text": "region 2 lost epochs 9 to 11",
 }  # fmt: skip
 
 

@@ -52,9 +52,13 @@ class Cluster:
         self.payloads.append(log.encode(entry))
         return self.catalog.apply(len(self.payloads), self.payloads[-1])
 
-    def up(self, node: int, *, intact: bool = False, blank: bool = False) -> Applied:
+    def up(
+        self, node: int, *, intact: bool = False, blank: bool = False, known: int | None = None
+    ) -> Applied:
+        """known: the version that its last life knew; None: the present one."""
         life = self.catalog.node_state(node).incarnation + 1
-        return self.apply(log.NodeUp(node, life, intact, blank, INVENTORY))
+        acted_on = self.catalog.version if known is None else known
+        return self.apply(log.NodeUp(node, life, intact, blank, INVENTORY, acted_on))
 
     def down(self, node: int) -> Applied:
         return self.apply(log.NodeDown(node, self.catalog.node_state(node).incarnation))

@@ -25,20 +25,20 @@ def order(regions: np.ndarray) -> np.ndarray:
 
 def test_a_row_that_opens_leaves_members_that_are_down_behind() -> None:
     table = table_of(2, 0b0111, offline=True)
-    change = rules.node_up(table, 1, 0b1000, order, intact=True, blank=False)
+    change = rules.node_up(table, 1, 0b1000, order, intact=True, blank=False, known=9)
     assert (change.owner[0], change.in_sync[0], change.offline[0]) == (1, 0b0010, False)
 
 
 def test_a_blank_member_leaves_the_row_to_wait_for_the_others() -> None:
     table = table_of(1, 0b0110, offline=True)
-    change = rules.node_up(table, 1, 0b1000, order, intact=False, blank=True)
+    change = rules.node_up(table, 1, 0b1000, order, intact=False, blank=True, known=9)
     assert (change.owner[0], change.in_sync[0], change.offline[0]) == (2, 0b0100, True)
     assert len(change.lost) == 0
 
 
 def test_a_member_that_lost_writes_opens_the_row_when_all_others_are_down() -> None:
     table = table_of(2, 0b0110, offline=True)
-    change = rules.node_up(table, 1, 0b1000, order, intact=False, blank=False)
+    change = rules.node_up(table, 1, 0b1000, order, intact=False, blank=False, known=9)
     assert (change.owner[0], change.in_sync[0], change.offline[0]) == (1, 0b0010, False)
     assert change.reduced.tolist() == [0]
 

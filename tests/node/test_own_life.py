@@ -46,6 +46,7 @@ class FakeCore:
 
     intact: bool = False
     blank: bool = False
+    known: int = 7
     incarnation: int = 5
     self_id: int = 2
     counted: bool = False
@@ -100,7 +101,7 @@ def test_a_life_that_was_never_taken_in_leaves_what_it_lost_to_the_next(blank: b
     own_life.changed(core, 0)  # type: ignore[arg-type]
     assert [type(effect) for effect in core.effects] == [NewLife]
     own_life.begin(core, 10, 1)  # type: ignore[arg-type]
-    assert core.proposed == [log.NodeUp(NodeId(2), 10, False, blank, b"\x90")]
+    assert core.proposed == [log.NodeUp(NodeId(2), 10, False, blank, b"\x90", 7)]
 
 
 def test_a_life_after_one_that_counted_has_nothing_left_to_say() -> None:
@@ -110,4 +111,4 @@ def test_a_life_after_one_that_counted_has_nothing_left_to_say() -> None:
     core.catalog.state = NodeState(Liveness.DOWN, 5)
     own_life.changed(core, 1)  # type: ignore[arg-type]
     own_life.begin(core, 6, 2)  # type: ignore[arg-type]
-    assert core.proposed == [log.NodeUp(NodeId(2), 6, True, False, b"\x90")]
+    assert core.proposed == [log.NodeUp(NodeId(2), 6, True, False, b"\x90", 7)]
