@@ -58,10 +58,12 @@ _KEEP = Parameter("keep", words=("torn", "lost"))  # some sectors of what was no
 _PERMILLE = Parameter("permille", 1, 1000, required=True)
 _BYTES_MAX = 1 << 40
 # Of level 2. Disks by number; the others have a device each.
-DEVICES: Final = ("journal", "checkpoint", "consensus", *(f"disk{disk}" for disk in range(8)))
+DEVICES: Final = ("journal", "checkpoint", "consensus", *(f"disk{disk}" for disk in range(16)))
 _DEVICE = Parameter("device", words=DEVICES, required=True)
 _DISK = Parameter("device", words=DEVICES[3:], required=True)
 _OFFSET = Parameter("offset", 0, _BYTES_MAX)
+_PAIR = Parameter("pair", 0, 1)
+_CAGE = Parameter("cage", 0, 15)
 _LENGTH = Parameter("length", 0, _BYTES_MAX)
 
 
@@ -107,12 +109,21 @@ def _disk_faults() -> tuple[FaultKind, ...]:
             parameters=(_DISK, Parameter("count", 1, 1000)),
         ),
         FaultKind(
-            "loop_cut", (), "a Fibre Channel loop of the node is cut", levels=(2,),
-            parameters=(Parameter("side", words=("A", "B")),),
+            "loop_cut", (), "a Fibre Channel loop of the node is cut, and the node is told",
+            levels=(2,), parameters=(_PAIR, Parameter("side", words=("A", "B"))),
         ),
         FaultKind(
-            "sled_pull", (), "all disks of a sled are gone until it is put back", levels=(2,),
-            needs_redundancy=True,
+            "loop_down", ("F15",), "one or both loops of a pair carry no I/O; nobody is told",
+            levels=(2,), needs_redundancy=True,
+            parameters=(_PAIR, Parameter("side", words=("A", "B", "both"))),
+        ),
+        FaultKind(
+            "sled_pull", ("F15",), "all disks of a sled are gone until it is put back",
+            levels=(2,), needs_redundancy=True, parameters=(_CAGE, Parameter("sled", 0, 9)),
+        ),
+        FaultKind(
+            "cage_down", ("F15",), "all disks of a cage are gone until it is back", levels=(2,),
+            needs_redundancy=True, parameters=(_CAGE,),
         ),
     )  # fmt: skip
 

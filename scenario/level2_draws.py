@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from base.units import NS_PER_MS
 from scenario.faults import FAULTS
+from scenario.level2_hardware import HARDWARE
 from scenario.level2_media import MEANWHILE, MEDIA
 from scenario.level2_options import WEIGHTS
 from scenario.runs import Detail, FaultEvent
@@ -39,10 +40,10 @@ class Draws:
             if calm or not FAULTS[kind].needs_redundancy
         ]
         running = [node.number for node in self._run.nodes if node.runs]
-        damaged = self._run.faults.media.node
-        if damaged is not None:  # the others have the only right bytes of something
+        weak = self._run.faults.weak
+        if weak is not None:  # the others have what nobody else can give
             kinds = [kind for kind in kinds if kind in MEANWHILE]
-            running = [number for number in running if number == damaged]
+            running = [number for number in running if number == weak]
         if not kinds or not running:
             return None
         kind = rng.choice(kinds)
@@ -51,6 +52,8 @@ class Draws:
             return None  # the other copy must have what this one may lose
         if kind in ("cut", "partition", "flap", "swizzle"):
             return self._of_links(kind, at_ms, node)
+        if kind in HARDWARE or kind == "loop_cut":
+            return self._of_hardware(kind, at_ms, node)
         if kind in MEDIA:
             return self._of_media(kind, at_ms, node)
         if kind.startswith("disk") or kind == "sync_failure":
@@ -89,8 +92,6 @@ class Draws:
             details = (("ppm", rng.below(90_001) - 45_000),)
         elif kind == "wall_jump":
             details = (("ms", rng.below(86_400_000) - 43_200_000),)
-        elif kind == "loop_cut":
-            details = (("side", ("A", "B")[rng.below(2)]),)
         return FaultEvent(at_ms, kind, (node,), for_ms if FAULTS[kind].standing else 0, details)
 
     def _down_ms(self) -> int:
@@ -142,6 +143,19 @@ class Draws:
                 details += (("offset", rng.below(size) // 512 * 512), ("length", 65_536))
         for_ms = 1 + rng.below(options.slow_ms) if FAULTS[kind].standing else 0
         return FaultEvent(at_ms, kind, (node,), for_ms, details)
+
+    def _of_hardware(self, kind: str, at_ms: int, node: int) -> FaultEvent:
+        options, rng = self._run.options, self._rng
+        details: tuple[Detail, ...]
+        if kind in ("loop_cut", "loop_down"):
+            sides = ("A", "B") if kind == "loop_cut" else ("A", "B", "both", "both")
+            pair = rng.below(1 + options.split_loops)
+            details = (("pair", pair), ("side", sides[rng.below(len(sides))]))
+        else:
+            details = (("cage", rng.below(options.cages)),)
+            if kind == "sled_pull":
+                details += (("sled", rng.below(options.sleds)),)
+        return FaultEvent(at_ms, kind, (node,), 1 + rng.below(options.slow_ms), details)
 
     def _of_media(self, kind: str, at_ms: int, node: int) -> FaultEvent | None:
         """It hits what was written, if anything was: most of a disk never is."""

@@ -21,12 +21,12 @@ from base.errors import StorageError
 from base.units import NS_PER_MS
 from scenario.faults import FAULTS, severed
 from scenario.level2_draws import Draws
-from scenario.level2_media import MEDIA, Media
+from scenario.level2_hardware import HARDWARE, loops_of, take_away
+from scenario.level2_media import MEANWHILE, MEDIA, Media
 from scenario.runs import FaultEvent
 from sim.cluster import SimNode
 from sim.device import CrashKind, SimDisk
 from transport.sim import LinkConditions
-from volume.physical_disk import Loop
 
 if TYPE_CHECKING:
     from scenario.level2 import Level2Run
@@ -100,7 +100,7 @@ class NodeFaults:
         if not self.allow_loss:
             if kind.needs_redundancy and not self.run.judge.redundant():
                 return
-            if not self.media.may_strike(event):
+            if not self.may_strike(event):
                 return
         self.standing.append(event)
         if not PERFORM[event.kind](self, event):
@@ -413,24 +413,32 @@ class NodeFaults:
         return self.media.strike(event)
 
     def _loop_cut(self, event: FaultEvent) -> bool:
-        node, loop = self._node(event), Loop(0, str(event.detail("side", "A")))
+        node, loop = self._node(event), loops_of(event)[0]
+        if not any(loop in disk.loops for disk in node.fabric.inventory.disks):
+            return False
         node.set_loop(loop, False)
         self.goal("disks were reached over one loop only")
         self._for(event, node.set_loop, loop, True)
         return True
 
-    def _sled_pull(self, event: FaultEvent) -> bool:
-        node = self._node(event)
-        self._excuse(event)
-        disks = [node.disks[name] for name in node.names]
-        for disk in disks:
-            disk.dead = True
-        self._for(event, self._put_back, disks)
+    def _take_away(self, event: FaultEvent) -> bool:
+        put_back = take_away(self._node(event), event)
+        if put_back is None:
+            return False
+        self.excused[event.nodes[0]] = event.kind
+        self._for(event, put_back)
         return True
 
-    def _put_back(self, disks: list[SimDisk]) -> None:
-        for disk in disks:
-            disk.heal()
+    @property
+    def weak(self) -> int | None:
+        """The node that lacks what only others have now: its media are damaged or out of reach."""
+        away = [event.nodes[0] for event in self.standing if event.kind in HARDWARE]
+        return away[0] if away else self.media.node
+
+    def may_strike(self, event: FaultEvent) -> bool:
+        """Whether it leaves alone those who have what the weak node lacks."""
+        weak = self.weak
+        return weak is None or (event.kind in MEANWHILE and event.nodes == (weak,))
 
     # ------------------------------------------------------------------ the end
 
@@ -452,8 +460,9 @@ class NodeFaults:
         for node in self.nodes:
             node.slow(1)
             node.resume()
-            for side in ("A", "B"):
-                node.set_loop(Loop(0, side), True)
+            for loop in list(node.loops_down):
+                node.set_loop(loop, True)
+            node.fabric.heal()
             for name in node.disks.names():
                 node.disks[name].heal()
 
@@ -489,5 +498,5 @@ PERFORM: Final[dict[str, Callable[[NodeFaults, FaultEvent], bool]]] = {
     "disk_full": NodeFaults._disk_full,
     **dict.fromkeys(MEDIA, NodeFaults._damage),
     "loop_cut": NodeFaults._loop_cut,
-    "sled_pull": NodeFaults._sled_pull,
+    **dict.fromkeys(HARDWARE, NodeFaults._take_away),
 }

@@ -14,6 +14,7 @@ from base.units import NS_PER_MS, NS_PER_S
 from node.daemon import Node
 from scenario.cluster_host import Sweep
 from scenario.final_checks import Images, check_logs, check_replay, check_space
+from scenario.level2_hardware import GOAL_OF
 from scenario.level2_media import scrub
 from scenario.losses import check_with_losses
 from scenario.state_checks import Violated
@@ -91,6 +92,8 @@ class Judge:
             goal("a block was mended from its mirror")
         if counters.repaired_pages:
             goal("a page came back from another copy")
+        for what in sim.fabric.refused:
+            goal(GOAL_OF[what])
         disks = [sim.disks[name] for name in sim.names]
         if any(disk.lost for disk in disks):
             goal("a disk lost a write")

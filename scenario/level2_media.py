@@ -116,10 +116,6 @@ class Media:
         self._faults._after(event.for_ms, self._over, event)
         return True
 
-    def may_strike(self, event: FaultEvent) -> bool:
-        """Whether a fault leaves alone those who have the right bytes of what is damaged."""
-        return self.node is None or (event.kind in MEANWHILE and event.nodes == (self.node,))
-
     def healed(self) -> None:
         """No fault stands any more, and disks tell the truth. What is wrong on them stays."""
         self.node, self._task = None, None

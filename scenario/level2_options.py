@@ -55,7 +55,12 @@ class Level2Options:
     misdirected: int = 0
     stale_reads: int = 0
     loop_cuts: int = 0
+    loop_downs: int = 0
     sled_pulls: int = 0
+    cage_downs: int = 0
+    cages: int = 1
+    sleds: int = 1  # of each cage
+    split_loops: bool = False  # every other sled on a second pair of loops
     down_max: int = 1  # faults that stand at the same time
     fault_every_ms: int = 500
     pause_ms: int = 1500
@@ -86,6 +91,9 @@ class Level2Options:
         """Of the nodes, disks and links."""
         return SimClusterConfig(
             nodes=self.nodes,
+            cages=self.cages,
+            sleds_per_cage=self.sleds,
+            wiring="split" if self.split_loops else "same",
             lease_ms=self.lease_ms,
             grace_ms=self.grace_ms,
             clock_ppm_max=self.clock_ppm,
@@ -139,7 +147,9 @@ WEIGHTS: Final = {
     "disk_misdirect": "misdirected",
     "disk_stale_read": "stale_reads",
     "loop_cut": "loop_cuts",
+    "loop_down": "loop_downs",
     "sled_pull": "sled_pulls",
+    "cage_down": "cage_downs",
 }
 
 
@@ -258,6 +268,21 @@ def disks(seed: int) -> Level2Options:
     )  # fmt: skip
 
 
+def hardware(seed: int) -> Level2Options:
+    """Loops, sleds and cages of one node at a time are out of reach; few other faults."""
+    rng = SeedStreams(seed).stream("profile")
+    drawn = {**_load(rng), **_times(rng), **_limits(rng)}
+    drawn["destage_after_ms"] = (20, 100)[rng.below(2)]  # else nothing is read from a disk
+    return Level2Options(
+        nodes=(3, 3, 4, 5)[rng.below(4)], seconds=4,
+        **{**drawn, "fault_every_ms": (100, 300)[rng.below(2)]},
+        cages=1 + rng.below(2), sleds=2, split_loops=rng.below(2) == 0,
+        crashes=1, pauses=_one_in(rng, 2), slow=0, stops=_one_in(rng, 2), power=_one_in(rng, 3),
+        loop_cuts=1, loop_downs=2, sled_pulls=2, cage_downs=2, down_max=1 + rng.below(2),
+        slow_ms=(200, 1500)[rng.below(2)],
+    )  # fmt: skip
+
+
 def media(seed: int) -> Level2Options:
     """The disks of one node at a time rot, forget, misplace and lie; few other faults."""
     rng = SeedStreams(seed).stream("profile")
@@ -302,6 +327,7 @@ LEVEL2: Final[dict[str, Callable[[int], Level2Options]]] = {
     "default": default,
     "swarm": swarm,
     "disks": disks,
+    "hardware": hardware,
     "media": media,
     "power": power,
     "reconfiguration": reconfiguration,

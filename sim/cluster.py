@@ -19,6 +19,7 @@ from node.disk_shelf import disk_name
 from sim.clock import SimClock
 from sim.device import CrashKind, DiskTiming, SimDisks
 from sim.event_loop import START_NS, SimEventLoop, SimGroup
+from sim.hardware import FcFabric
 from sim.random import SeedStreams
 from transport.bus import MessageBus
 from transport.sim import LinkConditions, SimNetwork
@@ -41,6 +42,9 @@ class SimClusterConfig:
     consensus_bytes: int = 512 * KiB
     disk_bytes: int = 4 * MiB
     chunklet_bytes: int = 64 * KiB
+    cages: int = 1
+    sleds_per_cage: int = 1
+    wiring: str = "same"
     lease_ms: int = 400
     grace_ms: int = 500
     destage_after_ms: int = 300
@@ -59,8 +63,9 @@ class SimClusterConfig:
             self.nodes,
             cluster={"name": "sim", "id": "5eed5eed5eed5eed"},
             disks={
-                "cages": 1,
-                "sleds_per_cage": 1,
+                "cages": self.cages,
+                "sleds_per_cage": self.sleds_per_cage,
+                "wiring": self.wiring,
                 "disk_bytes": self.disk_bytes,
                 "chunklet_bytes": self.chunklet_bytes,
                 "spare_chunklets": 2,
@@ -102,8 +107,10 @@ class SimNode:
         self.streams = cluster.streams.child(f"n{number}")
         config = cluster.config
         self.disks = SimDisks(cluster.loop, self.streams, config.timing)
-        self.names = [disk_name(disk.disk) for disk in cluster.cluster.inventory().disks]
-        for disk in cluster.cluster.inventory().disks:
+        inventory = cluster.cluster.inventory()
+        self.fabric = FcFabric(inventory)
+        self.names = [disk_name(disk.disk) for disk in inventory.disks]
+        for disk in inventory.disks:
             self.disks.add(disk_name(disk.disk), disk.size_bytes)
         self.disks.add("journal", config.journal_bytes)
         self.disks.add("checkpoint", config.checkpoint_bytes)
@@ -160,7 +167,9 @@ class SimNode:
             bus=None,
             clock=self.clock,
             rng=self.streams.stream(f"life{self.lives}"),
-            disks=[disks.open(name) for name in self.names],
+            disks=[
+                self.fabric.wrap(disk, disks.open(name)) for disk, name in enumerate(self.names)
+            ],
             journal=disks.open("journal"),
             checkpoint=disks.open("checkpoint"),
             consensus=disks.open("consensus"),
@@ -255,7 +264,8 @@ class SimNode:
             self.disks[name].slow_factor = factor
 
     def set_loop(self, loop: Loop, up: bool) -> None:
-        """A Fibre Channel loop is cut or comes back; also for later lives."""
+        """A Fibre Channel loop is cut or comes back, and the node is told; also in later lives."""
+        self.fabric.set_loop(loop, up)
         if up and loop in self.loops_down:
             self.loops_down.remove(loop)
         elif not up and loop not in self.loops_down:

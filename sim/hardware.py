@@ -25,6 +25,8 @@ class FcFabric:
         self._cages: dict[int, None] = {}
         self._known = {loop for disk in inventory.disks for loop in disk.loops}
         self._places = {(disk.cage, disk.sled) for disk in inventory.disks}
+        self.is_whole = True  # nothing is cut or pulled
+        self.refused: dict[str, int] = {}  # I/Os, by what stood in their way: for goals
 
     def wrap(self, disk: int, device: BlockDevice) -> FabricDevice:
         """The device of a disk as the node sees it, in one life of the node."""
@@ -35,26 +37,31 @@ class FcFabric:
         if loop not in self._known:
             raise InvalidRequest(f"loop {loop}: this node has no disk on it")
         self._loops.set_up(loop, up)
+        self._look()
 
     def pull_sled(self, cage: int, sled: int) -> None:
         """Its four disks answer nothing. InvalidRequest: there is none."""
         if (cage, sled) not in self._places:
             raise InvalidRequest(f"cage {cage} sled {sled}: this node has none")
         self._sleds[cage, sled] = None
+        self._look()
 
     def put_back_sled(self, cage: int, sled: int) -> None:
         """It answers again. One that was not pulled stays as it is."""
         self._sleds.pop((cage, sled), None)
+        self._look()
 
     def pull_cage(self, cage: int) -> None:
         """All of its sleds answer nothing. InvalidRequest: there is none."""
         if all(place[0] != cage for place in self._places):
             raise InvalidRequest(f"cage {cage}: this node has none")
         self._cages[cage] = None
+        self._look()
 
     def put_back_cage(self, cage: int) -> None:
         """It answers again, but for sleds that were pulled one by one."""
         self._cages.pop(cage, None)
+        self._look()
 
     def heal(self) -> None:
         """All loops, sleds and cages are there."""
@@ -62,16 +69,21 @@ class FcFabric:
             self._loops.set_up(loop, True)
         self._sleds.clear()
         self._cages.clear()
+        self._look()
 
-    def why_not(self, disk: DiskInventory) -> str:
-        """Why no I/O reaches the disk now; empty when one does."""
+    def _look(self) -> None:
+        self.is_whole = not (self._sleds or self._cages or self._loops.down())
+
+    def why_not(self, disk: DiskInventory) -> tuple[str, str]:
+        """(what stands in the way of an I/O to the disk now: cage, sled or loops, a sentence that
+        says which). Both are empty when nothing does."""
         if disk.cage in self._cages:
-            return f"cage {disk.cage} is pulled"
+            return "cage", f"cage {disk.cage} is pulled"
         if (disk.cage, disk.sled) in self._sleds:
-            return f"sled {disk.sled} of cage {disk.cage} is pulled"
+            return "sled", f"sled {disk.sled} of cage {disk.cage} is pulled"
         if path_for(disk, self._loops.is_up) is None:
-            return f"loops {disk.loops[0]} and {disk.loops[1]} are down"
-        return ""
+            return "loops", f"loops {disk.loops[0]} and {disk.loops[1]} are down"
+        return "", ""
 
 
 class FabricDevice:
@@ -93,8 +105,12 @@ class FabricDevice:
         return self._device.name
 
     def _check(self) -> None:
-        why = self._fabric.why_not(self._disk)
-        if why:
+        fabric = self._fabric
+        if fabric.is_whole:
+            return
+        what, why = fabric.why_not(self._disk)
+        if what:
+            fabric.refused[what] = fabric.refused.get(what, 0) + 1
             raise DeviceFailed(f"disk {self.name}: {why}")
 
     def read_now(self, offset: int, into: memoryview) -> bool:
