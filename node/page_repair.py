@@ -118,6 +118,9 @@ class PageRepair:
                 return  # given back meanwhile: the reader finds zeros
             peers = [node for node in copy.members if node != copy.self_id]
             if all(wrong.get(peer, 0) >= BAD_ANSWERS_MAX for peer in peers):
+                async with self._store.destager.hold():
+                    if not await self._wrong_sectors(region, page):
+                        return  # a disk that was out of reach answers again
                 self._lost(copy, page, cause)
             for peer in peers:
                 if wrong.get(peer, 0) >= BAD_ANSWERS_MAX or not self._io.core.has_link(peer):
