@@ -47,7 +47,7 @@ class Watching:
             raise Stopped("as asked")
 
     def _level2(self, run: Any, at_ns: int, kind: str, key: Any) -> None:
-        if kind != "loop" and self.recorder.take(event_of_level2(at_ns, kind, key)):
+        if self.recorder.take(event_of_level2(at_ns, kind, key)):
             run.checks.violation = Stopped("as asked")
             run.loop.stop()
 

@@ -300,6 +300,7 @@ class SimCluster:
             through_codec=self.config.through_codec,
             framed=True,
             loop=self.loop,
+            run_in=self.loop.run_in,
         )
         self.on_start = on_start
         self.on_failure = on_failure

@@ -18,6 +18,7 @@ import heapq
 import sys
 import threading
 import warnings
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, NoReturn, TypeVar, cast
@@ -33,6 +34,7 @@ START_NS: Final = NS_PER_S  # near zero: floats of seconds stay exact to the nan
 EVENTS_MAX_DEFAULT: Final = 200_000_000
 
 _TRACE_BATCH: Final = 1024  # entries that are hashed at once
+_TURNS_BATCH: Final = 3 * 4096  # integers of the trace of time that are hashed at once
 _CANCELLED_MIN: Final = 512  # cancelled timers are cleared out when more, and more than half
 _TASKS_MIN: Final = 256  # finished tasks are let go whenever the number held has doubled
 _CLOSES_MAX: Final = 16  # times a coroutine that awaits in `finally` is closed at the end
@@ -149,6 +151,15 @@ class SimHandle(asyncio.TimerHandle):
         self._source_traceback = None
         self._repr = None
 
+    def cancel(self) -> None:
+        """As asyncio's, without its debug information."""
+        if not self._cancelled:
+            self._cancelled = True
+            if self._scheduled:
+                self._loop._timer_handle_cancelled(self)
+            self._callback = None  # type: ignore[assignment]
+            self._args = None  # type: ignore[assignment]
+
 
 class SimTask(asyncio.Task[T]):
     """A task whose hash is its number, so that sets of tasks iterate alike in every run."""
@@ -210,6 +221,10 @@ class SimEventLoop(asyncio.BaseEventLoop):
         self._failure: BaseException | None = None
         self._trace_batch: list[tuple[int, str, TraceKey]] = []
         self._trace_hash = hashlib.blake2b(digest_size=16)
+        # Each jump of time: (now, events run, timers set so far), a stream of its own for speed.
+        # Two runs that differ in order soon differ in this.
+        self._turns = array("Q")
+        self._turns_hash = hashlib.blake2b(digest_size=16)
         self._outside = contextvars.Context()
         self._strike_at = -1  # number of the event behind which `_strike` is called
         self._strike: Callable[[], object] = _nothing
@@ -308,6 +323,21 @@ class SimEventLoop(asyncio.BaseEventLoop):
             heapq.heappush(self._later, (when_ns, self._sequence, handle))
         return handle
 
+    def run_in(
+        self, context: contextvars.Context, callback: Callable[..., object], *args: Any
+    ) -> bool:
+        """Run a callback in a context as part of the present event. False, and nothing was run,
+        when the group of the context is paused or dropped: then `call_soon` is the way.
+
+        Not for code that runs in that same context already: a context is entered once at a time.
+        """
+        if self._gated:
+            group = context.get(_GROUP)
+            if group is not None and group._state is not _State.RUNNING:
+                return False
+        context.run(callback, *args)
+        return True
+
     def after_events(self, count: int, callback: Callable[[], object]) -> None:
         """Call back, outside of any group, right behind the `count`th event from now (at least 1):
         between any two steps of whatever runs then. One at a time: a later call replaces it."""
@@ -389,12 +419,14 @@ class SimEventLoop(asyncio.BaseEventLoop):
 
     def check_failures(self) -> None:
         """Raise the error of the first finished task whose error nobody has looked at."""
-        for task in self._tasks.values():
-            if task.done() and task._log_traceback:
+        ended = [task for task in self._tasks.values() if task.done()]
+        for task in ended:
+            if task._log_traceback:
                 error = task.exception()
                 assert error is not None
                 error.add_note(f"task {task.get_name()} failed and nobody awaited it")
                 raise error
+            del self._tasks[task._sequence]
         self._raise_failure()
 
     def _spin(self) -> None:
@@ -428,15 +460,30 @@ class SimEventLoop(asyncio.BaseEventLoop):
 
     def _jump(self) -> None:
         """Move time to the next timer that is not cancelled and queue all that are due then."""
-        later = self._later
-        while later and later[0][2]._cancelled:
-            heapq.heappop(later)[2]._scheduled = False
+        later, pop = self._later, heapq.heappop
+        while True:
+            if not later:
+                self._raise_deadlock()
+            when_ns, _, handle = pop(later)
+            handle._scheduled = False
+            if not handle._cancelled:
+                break
             self._later_cancelled -= 1
-        if not later:
-            self._raise_deadlock()
-        when_ns = later[0][0]
-        due: list[SimHandle] = []
-        while later and later[0][0] == when_ns:
+        self._now_ns = when_ns
+        if later and later[0][0] == when_ns:
+            self._queue_due(handle)
+        else:
+            self._soon.append(handle)
+        turns = self._turns
+        turns.extend((when_ns, self._executed, self._sequence))
+        if len(turns) >= _TURNS_BATCH:
+            self._hash_turns()
+
+    def _queue_due(self, first: SimHandle) -> None:
+        """Queue that timer and all others that are due at the present time."""
+        later = self._later
+        due = [first]
+        while later and later[0][0] == self._now_ns:
             handle = heapq.heappop(later)[2]
             handle._scheduled = False
             if handle._cancelled:
@@ -445,10 +492,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
                 due.append(handle)
         if self._shuffle is not None and len(due) > 1:
             self._shuffle.shuffle(due)
-        self._now_ns = when_ns
         self._soon.extend(due)
-        # How many events and timers led here: two runs that differ in order soon differ in this.
-        self.trace("loop", (self._executed, self._sequence))
 
     def _raise_deadlock(self) -> NoReturn:
         waiting = [task for task in self._tasks.values() if not task.done()]
@@ -558,10 +602,17 @@ class SimEventLoop(asyncio.BaseEventLoop):
         self._trace_hash.update(f"{entries}\n".encode())
         self._trace_batch.clear()
 
+    def _hash_turns(self) -> None:
+        self._turns_hash.update(self._turns.tobytes())
+        del self._turns[:]
+
     def trace_hash(self) -> str:
-        """32 hexadecimal digits over all entries so far: the proof that two runs were the same."""
+        """32 hexadecimal digits over all entries and jumps of time so far: the proof that two runs
+        were the same."""
         self._hash_batch()
-        return self._trace_hash.hexdigest()
+        self._hash_turns()
+        both = self._trace_hash.digest() + self._turns_hash.digest()
+        return hashlib.blake2b(both, digest_size=16).hexdigest()
 
     # -- the end -----------------------------------------------------------------------------
 

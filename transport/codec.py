@@ -289,6 +289,22 @@ class FrameDecoder:
 
 def decode(frame: Buffer) -> Any:
     """The one message of one whole frame, or RemoteProtocolError."""
+    frame = bytes(frame)
+    if len(frame) >= HEADER_BYTES:
+        head_crc, magic, version, tag, body_bytes, data_bytes, data_crc = _HEADER.unpack_from(frame)
+        body_end = HEADER_BYTES + body_bytes
+        if (
+            magic == MAGIC
+            and version == PROTOCOL_VERSION
+            and body_bytes <= BODY_BYTES_MAX
+            and data_bytes <= DATA_BYTES_MAX
+            and body_end + data_bytes == len(frame)
+        ):
+            checked = frame[4:body_end]
+            data = frame[body_end:]
+            if _value(checked) == head_crc and _value(data) == data_crc:
+                return decode_body(tag, checked[_CHECKED_BYTES:], data)
+    # Something is wrong with it: the decoder of connections says what.
     decoder = FrameDecoder(receive_bytes=max(len(frame), HEADER_BYTES))
     messages = decoder.receive_data(frame)
     if decoder.error is not None:

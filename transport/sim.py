@@ -14,7 +14,9 @@ frame with a wrong CRC breaks the link, and what comes late holds back those beh
 
 What reaches a bus is run by `call_soon` in the context in which its `start` was called. A loop that
 ties callbacks to nodes by context, to pause or drop a node as a whole, so holds back or drops what
-arrives as well; the wires themselves run in the context in which the network was made.
+arrives as well; the wires themselves run in the context in which the network was made. Such a loop
+may offer a shorter way, `run_in`: then a node that runs gets a message in the event in which it
+arrives, and only what arrives for one that is held back goes by `call_soon`.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class SimNetwork:
     through_codec: False hands objects over (with bulk data as one bytes), for speed.
     framed: see the module.
     loop: needed only by who causes faults from outside of the running loop before a bus started.
+    run_in(context, callback, *arguments): see the module. False: it was not run.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class SimNetwork:
         through_codec: bool = True,
         framed: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
+        run_in: Callable[..., bool] | None = None,
     ) -> None:
+        self.run_in = run_in
         self.limits = limits or SimLimits()
         self.through_codec = through_codec
         self.framed = framed
@@ -74,6 +79,7 @@ class SimNetwork:
         self._conditions = conditions or LinkConditions()
         self._buses: dict[int, SimBus] = {}
         self._pairs: dict[tuple[int, int], Pair] = {}
+        self._ways_of: dict[tuple[int, int], tuple[Pair, Direction]] = {}  # by (sender, receiver)
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._next = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -221,6 +227,11 @@ class SimNetwork:
             pair = self._pairs[low, high] = Pair(low, high, ways)
         return pair
 
+    def _way(self, sender: int, receiver: int) -> tuple[Pair, Direction]:
+        pair = self._pair(sender, receiver)
+        found = self._ways_of[sender, receiver] = (pair, pair.way(sender))
+        return found
+
     def _connect_later(self, pair: Pair) -> None:
         if pair.connecting:
             return
@@ -301,8 +312,7 @@ class SimNetwork:
 
     def transmit(self, sender: int, receiver: int, session: int, message: object) -> int:
         """Called by `SimBus.send`: bytes taken, 0 when the bound is exceeded."""
-        pair = self._pair(sender, receiver)
-        way = pair.way(sender)
+        pair, way = self._ways_of.get((sender, receiver)) or self._way(sender, receiver)
         payload, size = self._pack(message)
         if way.under_way_bytes + size > self.limits.queued_bytes_max:
             return 0
@@ -509,6 +519,9 @@ class SimBus:
     def enter(self, callback: Callable[..., None], *arguments: Any) -> None:
         """Called by the network: run something as this node, unless it is detached by then."""
         if not self._inbox:
+            run_in = self._network.run_in
+            if run_in is not None and run_in(self._context, callback, *arguments):
+                return
             self._loop.call_soon(self._drain, context=self._context)
         self._inbox.append((callback, arguments))
 

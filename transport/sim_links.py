@@ -32,13 +32,15 @@ class LinkConditions:
         assert 0 <= self.delay_min_us <= self.delay_mean_us, "mean delay below the least"
 
     def delay_s(self, rng: random.Random) -> float:
-        """One delay, drawn."""
+        """One delay. One draw, of 53 bits, does for the chance of a tail and for the spread."""
         spread_us = 2 * (self.delay_mean_us - self.delay_min_us)
-        delay_us = self.delay_min_us + spread_us * rng.random()
-        if self.tail_chance and rng.random() < self.tail_chance:
-            part = rng.random()
-            delay_us += self.tail_us * part * part * part
-        return delay_us / 1e6
+        draw, tail_chance = rng.random(), self.tail_chance
+        if draw >= tail_chance:
+            spread = (draw - tail_chance) / (1 - tail_chance)
+            return (self.delay_min_us + spread_us * spread) / 1e6
+        part = rng.random()
+        delay_us = self.delay_min_us + spread_us * draw / tail_chance
+        return (delay_us + self.tail_us * part * part * part) / 1e6
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,6 +361,35 @@ def test_a_trace_tells_runs_apart_and_does_not_care_when_it_is_asked() -> None:
     assert trace(1, 2) == trace(1, 2, ask=True)
 
 
+def test_a_context_is_entered_at_once_unless_its_group_is_held_back(loop: SimEventLoop) -> None:
+    ran: list[str] = []
+    group = loop.group("n1")
+    context = group.context
+    assert loop.run_in(context, ran.append, "runs")
+    group.pause()
+    assert not loop.run_in(context, ran.append, "paused")
+    assert loop.run_in(loop.outside, ran.append, "others go on")
+    group.resume()
+    assert loop.run_in(context, ran.append, "runs again")
+    group.drop()
+    assert not loop.run_in(context, ran.append, "dropped")
+    assert ran == ["runs", "others go on", "runs again"]
+
+
+def test_a_trace_tells_runs_apart_that_differ_only_in_when_time_jumped() -> None:
+    def trace(*delays_ns: int, ask: bool = False) -> str:
+        loop = SimEventLoop()
+        for delay_ns in delays_ns:
+            loop.run_until_ns(loop.now_ns + delay_ns)
+            if ask:
+                loop.trace_hash()
+        loop.close()
+        return loop.trace_hash()
+
+    assert trace(5, 7) == trace(5, 7, ask=True)
+    assert trace(5, 7) != trace(7, 5)
+
+
 def test_a_recorder_sees_every_entry() -> None:
     entries: list[tuple[int, str, object]] = []
     loop = SimEventLoop(recorder=lambda t_ns, kind, key: entries.append((t_ns, kind, key)))

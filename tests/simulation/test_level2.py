@@ -203,7 +203,7 @@ def test_sync_that_waits_for_the_room_that_it_would_make_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(IoPath, "_on_sync_record", _sync_what_waits)
-    assert "is answered" in caught(CROWDED, 1, first=6)
+    assert "is answered" in caught(CROWDED, 1, first=14)
 
 
 @pytest.mark.simulation

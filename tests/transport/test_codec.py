@@ -274,3 +274,15 @@ def test_a_union_does_not_travel() -> None:
     with pytest.raises(TypeError, match="unions"):
         wire._check_lines(int | str, "v", "M.f", 0)
     assert isinstance(int | str, types.UnionType)
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_one_whole_frame_with_any_byte_wrong_is_refused(bit: int) -> None:
+    frame = joined(ReplicateBatch(3, 1, b"some data"))
+    for at in range(len(frame)):
+        wrong = bytearray(frame)
+        wrong[at] ^= 1 << bit
+        with pytest.raises(RemoteProtocolError):
+            decode(bytes(wrong))
+        with pytest.raises(RemoteProtocolError):
+            decode(frame[:at])

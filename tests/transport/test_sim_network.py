@@ -420,3 +420,41 @@ def test_framed_link_breaks_at_a_corrupt_message(world: Make) -> None:
     w.run_ms(200)
     assert w.received(1) == []
     assert w.network.frames_corrupt == 1
+
+
+def test_a_node_that_is_held_back_gets_what_arrived_in_order_and_nothing_passes_it(
+    world: Callable[..., World],
+) -> None:
+    turns: list[bool] = []
+
+    def run_in(context: Any, callback: Callable[..., None], *arguments: Any) -> bool:
+        turns.append(len(turns) % 3 != 1)
+        if turns[-1]:
+            context.run(callback, *arguments)
+        return turns[-1]
+
+    w = world(2, run_in=run_in)
+    assert w.links(1) == []
+    for first in range(0, 60, 3):
+        w.send(0, 1, range(first, first + 3))
+        w.run_ms(0.1)
+    w.run_ms(100)
+    assert w.received(1) == list(range(60))
+    assert True in turns
+    assert False in turns
+
+
+def test_a_message_arrives_in_the_event_of_its_time(world: Callable[..., World]) -> None:
+    entered: list[float] = []
+
+    def run_in(context: Any, callback: Callable[..., None], *arguments: Any) -> bool:
+        entered.append(w.loop.time())
+        context.run(callback, *arguments)
+        return True
+
+    w = world(2)
+    w.network.run_in = run_in
+    w.send(0, 1, range(3))
+    w.run_ms(100)
+    assert w.received(1) == [0, 1, 2]
+    assert [at for at, _, _, _ in w.trace] == [round(at * 1e9) for at in entered]
