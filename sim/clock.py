@@ -57,7 +57,8 @@ class SimClock:
 
     def now_ns(self) -> int:
         """Monotonic nanoseconds of this node."""
-        return self._local_ns + (self._loop.now_ns - self._true_ns) * self._rate // PPM
+        # Not the loop's property: this is asked at every step of every node.
+        return self._local_ns + (self._loop._now_ns - self._true_ns) * self._rate // PPM
 
     def wall_ns(self) -> int:
         """Nanoseconds since 1970 as this node believes."""

@@ -13,28 +13,24 @@ import asyncio
 import contextvars
 import enum
 import gc
-import hashlib
 import heapq
 import sys
 import threading
 import warnings
-from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 from base.units import NS_PER_S
-from sim.fence import refuse
+from sim.fence import CALLS_OF_THE_WORLD, refuse, refuse_calls
 from sim.random import SimRandom
+from sim.trace import Recorder, RunTrace, TraceKey
 
 T = TypeVar("T")
-TraceKey = int | str | bytes | tuple[int | str | bytes, ...]
 
 START_NS: Final = NS_PER_S  # near zero: floats of seconds stay exact to the nanosecond for weeks
 EVENTS_MAX_DEFAULT: Final = 200_000_000
 
-_TRACE_BATCH: Final = 1024  # entries that are hashed at once
-_TURNS_BATCH: Final = 3 * 4096  # integers of the trace of time that are hashed at once
 _CANCELLED_MIN: Final = 512  # cancelled timers are cleared out when more, and more than half
 _TASKS_MIN: Final = 256  # finished tasks are let go whenever the number held has doubled
 _CLOSES_MAX: Final = 16  # times a coroutine that awaits in `finally` is closed at the end
@@ -53,6 +49,9 @@ class _State(enum.Enum):
     RUNNING = "running"
     PAUSED = "paused"
     DROPPED = "dropped"
+
+
+_RUNNING: Final = _State.RUNNING  # looked up once: a member is slow to find, and each event asks
 
 
 class SimGroup:
@@ -200,11 +199,11 @@ class SimEventLoop(asyncio.BaseEventLoop):
         *,
         events_max: int = EVENTS_MAX_DEFAULT,
         shuffle: SimRandom | None = None,
-        recorder: Callable[[int, str, TraceKey], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         super().__init__()
         self.events_max = events_max
-        self.recorder = recorder
+        self._trace = RunTrace(recorder)
         self._now_ns = START_NS
         self._sequence = 0
         self._executed = 0
@@ -219,12 +218,6 @@ class SimEventLoop(asyncio.BaseEventLoop):
         self._graveyard: list[SimTask[Any]] = []
         self._burying = False
         self._failure: BaseException | None = None
-        self._trace_batch: list[tuple[int, str, TraceKey]] = []
-        self._trace_hash = hashlib.blake2b(digest_size=16)
-        # Each jump of time: (now, events run, timers set so far), a stream of its own for speed.
-        # Two runs that differ in order soon differ in this.
-        self._turns = array("Q")
-        self._turns_hash = hashlib.blake2b(digest_size=16)
         self._outside = contextvars.Context()
         self._strike_at = -1  # number of the event behind which `_strike` is called
         self._strike: Callable[[], object] = _nothing
@@ -333,7 +326,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
         """
         if self._gated:
             group = context.get(_GROUP)
-            if group is not None and group._state is not _State.RUNNING:
+            if group is not None and group._state is not _RUNNING:
                 return False
         context.run(callback, *args)
         return True
@@ -474,10 +467,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
             self._queue_due(handle)
         else:
             self._soon.append(handle)
-        turns = self._turns
-        turns.extend((when_ns, self._executed, self._sequence))
-        if len(turns) >= _TURNS_BATCH:
-            self._hash_turns()
+        self._trace.jumped(when_ns, self._executed, self._sequence)
 
     def _queue_due(self, first: SimHandle) -> None:
         """Queue that timer and all others that are due at the present time."""
@@ -538,7 +528,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
 
     def _held_back(self, handle: SimHandle) -> bool:
         group = handle._context.get(_GROUP)
-        if group is None or group._state is _State.RUNNING:
+        if group is None or group._state is _RUNNING:
             return False
         if group._state is _State.PAUSED:
             group._held.append(handle)
@@ -587,32 +577,22 @@ class SimEventLoop(asyncio.BaseEventLoop):
 
     # -- trace -------------------------------------------------------------------------------
 
+    @property
+    def recorder(self) -> Recorder | None:
+        """Sees every entry of the trace."""
+        return self._trace.recorder
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._trace.recorder = recorder
+
     def trace(self, kind: str, key: TraceKey) -> None:
         """Add (now, kind, key) to the running hash. Keys hold integers, text and bytes only."""
-        self._trace_batch.append((self._now_ns, kind, key))
-        if self.recorder is not None:
-            self.recorder(self._now_ns, kind, key)
-        if len(self._trace_batch) >= _TRACE_BATCH:
-            self._hash_batch()
-
-    def _hash_batch(self) -> None:
-        if not self._trace_batch:
-            return
-        entries = "\n".join(map(repr, self._trace_batch))
-        self._trace_hash.update(f"{entries}\n".encode())
-        self._trace_batch.clear()
-
-    def _hash_turns(self) -> None:
-        self._turns_hash.update(self._turns.tobytes())
-        del self._turns[:]
+        self._trace.add(self._now_ns, kind, key)
 
     def trace_hash(self) -> str:
-        """32 hexadecimal digits over all entries and jumps of time so far: the proof that two runs
-        were the same."""
-        self._hash_batch()
-        self._hash_turns()
-        both = self._trace_hash.digest() + self._turns_hash.digest()
-        return hashlib.blake2b(both, digest_size=16).hexdigest()
+        """32 hexadecimal digits over all entries and jumps of time so far; see `sim.trace`."""
+        return self._trace.hexdigest()
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -666,21 +646,4 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _refusal(name: str) -> Callable[..., NoReturn]:
-    def method(self: SimEventLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        refuse(f"loop.{name}")
-
-    method.__name__ = name
-    return method
-
-
-for _name in (
-    "add_reader", "add_signal_handler", "add_writer", "connect_accepted_socket",
-    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
-    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo", "getnameinfo",
-    "remove_reader", "remove_signal_handler", "remove_writer", "run_in_executor", "sendfile",
-    "set_default_executor", "sock_accept", "sock_connect", "sock_recv", "sock_recv_into",
-    "sock_recvfrom", "sock_recvfrom_into", "sock_sendall", "sock_sendfile", "sock_sendto",
-    "start_tls", "subprocess_exec", "subprocess_shell",
-):  # fmt: skip
-    setattr(SimEventLoop, _name, _refusal(_name))
+refuse_calls(SimEventLoop, "loop", CALLS_OF_THE_WORLD)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
@@ -99,3 +99,29 @@ def fence() -> Iterator[None]:
     finally:
         for owner, attribute, real in reversed(saved):
             setattr(owner, attribute, real)
+
+
+def refuse_calls(of: type[Any], prefix: str, names: Sequence[str]) -> None:
+    """Put a method in place of each of those names that refuses the call."""
+    for name in names:
+        setattr(of, name, _refusal(name, prefix))
+
+
+def _refusal(name: str, prefix: str) -> Callable[..., NoReturn]:
+    def method(self: object, *args: Any, **kwargs: Any) -> NoReturn:
+        refuse(f"{prefix}.{name}")
+
+    method.__name__ = name
+    return method
+
+
+# Of an event loop: all that has to do with sockets, pipes, processes, signals and threads.
+CALLS_OF_THE_WORLD: Final = (
+    "add_reader", "add_signal_handler", "add_writer", "connect_accepted_socket",
+    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
+    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo", "getnameinfo",
+    "remove_reader", "remove_signal_handler", "remove_writer", "run_in_executor", "sendfile",
+    "set_default_executor", "sock_accept", "sock_connect", "sock_recv", "sock_recv_into",
+    "sock_recvfrom", "sock_recvfrom_into", "sock_sendall", "sock_sendfile", "sock_sendto",
+    "start_tls", "subprocess_exec", "subprocess_shell",
+)  # fmt: skip
