@@ -42,6 +42,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Replace an option that the profile draws."),
 ]
+Script = Annotated[
+    str, typer.Option(help="Faults that follow what the cluster does, in place of drawn ones.")
+]
 AllowLoss = Annotated[
     bool, typer.Option(help="Allow faults beyond the budget: then it must say what it lost.")
 ]
@@ -129,6 +132,7 @@ def replay(
     mutation: Mutation = "",
     given: Set = None,
     allow_loss: AllowLoss = False,
+    script: Script = "",
     until: Annotated[
         str,
         typer.Option(
@@ -154,7 +158,7 @@ def replay(
 
     request = asked.request(
         what, level=level, profile=profile, mutation=mutation, given=given or [],
-        allow_loss=allow_loss,
+        allow_loss=allow_loss, script=script,
     )  # fmt: skip
     run = Replay(
         request, until=until, trace=trace, node=asked.node(node), region=asked.region(region),
@@ -172,6 +176,7 @@ def shrink(
     mutation: Mutation = "",
     given: Set = None,
     allow_loss: AllowLoss = False,
+    script: Script = "",
     minutes: Annotated[float, typer.Option(min=0.01, help="Stop after that long.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Stop after so many runs.")] = 2000,
     jobs: Annotated[
@@ -191,7 +196,7 @@ def shrink(
 
     kept = asked.request(
         what, level=level, profile=profile, mutation=mutation, given=given or [],
-        allow_loss=allow_loss,
+        allow_loss=allow_loss, script=script,
     )  # fmt: skip
     made = SimShrink(
         kept, minutes=minutes, runs_max=runs, jobs=jobs, save=save, as_json=as_json
@@ -215,15 +220,21 @@ def mutants(
         Path | None,
         typer.Option(help="A document that gets the table between its marks, for mutations."),
     ] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="The code as it is must pass ten times as many seeds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Put deliberate bugs in, one by one, and run seeds until each is seen by a checker.
 
-    Exit code 0 when every one was seen within its budget of seeds, 1 when one survived.
+    Exit code 0 when every one was seen within its budget of seeds, 1 when one survived, or when
+    the code as it is fails where --clean wants it to pass.
     """
     from scenario.sim_mutants import SimMutants
 
-    made = SimMutants(tuple(names or ()), quick=quick, jobs=jobs, table=table, as_json=as_json)
+    made = SimMutants(
+        tuple(names or ()), quick=quick, jobs=jobs, table=table, clean=clean, as_json=as_json
+    )
     raise typer.Exit(made.run())
 
 

@@ -63,18 +63,24 @@ class KernelFaults:
             at_ms = 1 + self._rng.below(self.run.options.seconds * 1000)
             self.kernel.at(self._begin_ns + at_ms * NS_PER_MS, self._draw_single, "grow")
 
-    def _now_ms(self) -> int:
+    def begin_script(self, end_ns: int) -> None:
+        """Hosts run from now on; whatever strikes comes from a script."""
+        self._begin_ns = self.kernel.now_ns
+        self._end_ns = end_ns
+
+    def now_ms(self) -> int:
+        """Whole milliseconds since the hosts began, rounded up."""
         return -(-(self.kernel.now_ns - self._begin_ns) // NS_PER_MS)
 
     def _plan(self) -> None:
         mean_ns = self.run.options.fault_every_ms * NS_PER_MS
         wait_ms = 50 + self._rng.exponential(mean_ns) // NS_PER_MS
-        self.kernel.at(self._begin_ns + (self._now_ms() + wait_ms) * NS_PER_MS, self._draw)
+        self.kernel.at(self._begin_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw)
 
     def _plan_flap(self) -> None:
         mean_ns = self.run.options.flap_every_ms * NS_PER_MS
         wait_ms = 1 + self._flaps.exponential(mean_ns) // NS_PER_MS
-        self.kernel.at(self._begin_ns + (self._now_ms() + wait_ms) * NS_PER_MS, self._draw_flap)
+        self.kernel.at(self._begin_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw_flap)
 
     def _listed(self, event: FaultEvent) -> None:
         kind = FAULTS[event.kind]
@@ -148,7 +154,7 @@ class KernelFaults:
 
     def _drawn(self, name: str) -> FaultEvent | None:
         """An event of that kind for now; None when there is nobody whom it could hit."""
-        options, rng, at_ms = self.run.options, self._rng, self._now_ms()
+        options, rng, at_ms = self.run.options, self._rng, self.now_ms()
         fit = [node.node for node in self.kernel.nodes if node.alive and not node.paused]
         if not fit:
             return None
@@ -234,7 +240,7 @@ class KernelFaults:
         first = self._flaps.below(nodes)
         second = (first + 1 + self._flaps.below(nodes - 1)) % nodes
         if self.kernel.reachable(first, second) and self._spared():
-            self.strike(FaultEvent(self._now_ms(), "flap", (first, second)))
+            self.strike(FaultEvent(self.now_ms(), "flap", (first, second)))
         self._plan_flap()
 
     # ------------------------------------------------------------------ performing

@@ -27,6 +27,7 @@ from scenario.kernel_faults import KernelFaults
 from scenario.losses import check_with_losses
 from scenario.profiles import SeedOptions, swarm
 from scenario.runs import FaultEvent
+from scenario.scripts import Script, script_of
 from scenario.sim_host import SimHost
 from scenario.state_checks import StateChecks, Violated
 from scenario.workload import Host, HostConfig
@@ -59,7 +60,9 @@ class SeedReport:
 
 
 class SeedRun:
-    """One seed from start to verdict. listed: faults in place of those that the seed draws."""
+    """One seed from start to verdict. listed: faults in place of those that the seed draws; script:
+    a name of `scenario.scripts`, the same. InvalidRequest: what is listed could not be performed.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,9 @@ class SeedRun:
         listed: tuple[FaultEvent, ...] | None = None,
         *,
         allow_loss: bool = False,
+        script: str = "",
     ) -> None:
+        self.script = script_of(script) if script else None
         self.options = options
         config = KernelConfig(
             nodes=options.nodes,
@@ -131,7 +136,11 @@ class SeedRun:
                 kernel.connect(node.node, host.client)
             host.tick()
         end_ns = kernel.now_ns + options.seconds * NS_PER_S
-        self.faults.begin(end_ns)
+        if self.script is None:
+            self.faults.begin(end_ns)
+        else:
+            self.faults.begin_script(end_ns)
+            Script(self, self.script, end_ns).begin()
         kernel.run_until(end_ns)
         self._heal()
         return self.report()

@@ -41,7 +41,9 @@ class Mutation:
     number: of the list in docs/internals/simulation.md, `stretch`, or `own` for a bug that this
     code had once. rules: who must see it, any of them ("code": an assertion of the code itself).
     first, seeds: where to look, and how many seeds may pass before the checkers count as blind.
-    quick: cheap enough for every run of the tests. unseen: why nobody can see it in this design.
+    quick: cheap enough for every run of the tests. script: a name of `scenario.scripts`. directed:
+    a run by hand of `scenario.directed` in place of seeds, for what no cluster of today comes to,
+    or not in a few hundred seeds; it raises `Violated`.
     """
 
     name: str
@@ -55,7 +57,8 @@ class Mutation:
     first: int = 0
     seeds: int = 20
     quick: bool = False
-    unseen: str = ""
+    script: str = ""
+    directed: Callable[[], None] | None = None
 
 
 def options(**values: int | bool) -> Options:

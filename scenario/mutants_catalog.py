@@ -12,6 +12,7 @@ from cluster.raft_outbox import Outbox
 from cluster.raft_types import HardState
 from node.core import NodeCore
 from node.region_copy import RegionCopy
+from scenario import directed
 from scenario.mutant_kit import Mutation, Patches, options
 from sim.kernel import KernelNode
 from sim.kernel_machine import KernelMachine
@@ -52,6 +53,11 @@ def _vote_for_shorter_log(patch: Patches) -> None:
         real(self, sender, longer)
 
     patch.put(Raft, "_on_request_vote", vote)
+
+
+def _no_pre_vote(patch: Patches) -> None:
+    real = Raft.__dict__["_campaign"]
+    patch.put(Raft, "_campaign", lambda self, *, pre: real(self, pre=False))
 
 
 def _leader_counts_unsynced(patch: Patches) -> None:
@@ -238,7 +244,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "vote-for-shorter-log", "stretch", "a node votes for a candidate that lacks entries",
-        ("I12", "code"), _vote_for_shorter_log, options=CHURN, seeds=200,
+        ("I12", "code"), _vote_for_shorter_log, seeds=200,
+        options=(*CHURN, *options(nodes=3, cuts=4, cut_crash_percent=100)),
     ),
     Mutation(
         "leader-counts-unsynced", "stretch", "a leader counts its own entries before their sync",
@@ -255,7 +262,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "change-members-early", "stretch",
         "a change of voters before an entry of the leader's own term is committed",
-        ("I12", "code"), _change_members_early, profile="reconfiguration", seeds=400,
+        ("I12",), _change_members_early, quick=True,
+        directed=directed.change_of_voters_before_the_own_term,
+    ),
+    Mutation(
+        "no-pre-vote", "stretch", "a node that hears nobody campaigns without asking first",
+        ("I26",), _no_pre_vote, script="deaf-node", options=CHURN, seeds=20, quick=True,
     ),
     Mutation(
         "same-incarnation", "17", "a restart is no new incarnation", ("I6",),
@@ -277,7 +289,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "forget-loss-in-next-life", "own", "a life that never counted takes its loss with it",
-        ("I8", "I9", "I7", "I2", "code"), _forget_loss_in_next_life, profile="power", seeds=400,
+        ("I8", "I9", "I7", "I2", "code"), _forget_loss_in_next_life, script="replace-twice",
+        options=CHURN, seeds=60,
     ),
     Mutation(
         "go-on-after-failed-sync", "stretch", "a failed sync counts as done", ("I9", "I1"),

@@ -14,6 +14,7 @@ from node.handover import HandOver
 from node.leases import LeaseTable
 from node.region_copy import RegionCopy
 from node.roles import BEGAN, COPY, JOINER, OWNER, TRANSFER_ASKED
+from scenario import directed
 from scenario.mutant_kit import Mutation, Patches, options
 from sim import kernel as kernel_module
 from sim.durable import apply_sectors
@@ -416,19 +417,14 @@ STOPPED: Final = (
 CRASHED: Final = (*REPLICATION, *options(crashes=3, pauses=0, cuts=0, down_ms=500))
 SLOW: Final = (*CRASHED, *options(journal_us=20_000, delay_us=50))
 FLAPPING: Final = (
-    *CRASHED, *options(flap_every_ms=5, writes_per_s=60, down_ms=50, sync_us=10_000, delay_us=2000)
+    *CRASHED, *options(writes_per_s=60, down_ms=50, sync_us=10_000, delay_us=2000)
 )  # fmt: skip
 AGREEING: Final = options(sync_us=60_000, nodes=4, down_ms=300)  # the catalog takes its time
 HANDED: Final = (
     *CRASHED,
     *options(delay_us=2000, tail_us=100_000, writes_per_s=400, regions=4, nodes=4, down_ms=100),
 )  # fmt: skip
-PARTLY: Final = (*PARTED, *options(partitions=3, rough=True, down_max=2))
-RETURNING: Final = (
-    *PARTED,
-    *options(crashes=1, cuts=1, cut_ms=5000, cut_crash_percent=100, writes_per_s=60, regions=4,
-             flap_every_ms=0, lease_ms=60, grace_ms=75, nodes=8),
-)  # fmt: skip
+RETURNING: Final = (*PARTED, *options(regions=4, snapshot_entries=4, hosts=5))
 JUMPS: Final = (*PARTED, *options(wall_jumps=6, rough=True, down_max=4))
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
@@ -462,13 +458,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "copy-ignores-epoch", "8", "a copy takes records of an older epoch",
-        ("I7", "I8", "I9", "I11", "code"), _copy_ignores_epoch, profile="reconfiguration",
-        seeds=40,
-        unseen="volumes have two copies: whoever could send an older epoch has no other copy",
+        ("I7", "I9"), _copy_ignores_epoch, directed=directed.record_of_the_owner_before,
     ),
     Mutation(
         "read-uncommitted", "9", "reads see what is prepared and not committed",
-        ("I2",), _read_uncommitted, options=(*PARTED, *options(read_weight=60)), seeds=100,
+        ("I2",), _read_uncommitted, script="lose-what-waits", seeds=40,
+        options=(*PARTED, *options(read_weight=60, hosts=5, regions=1, volumes=1)),
     ),
     Mutation(
         "copy-acks-early", "10", "a copy acknowledges before its journal has the record",
@@ -488,26 +483,27 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "match-by-number", "14", "a copy compares records by number, not by name",
-        ("I7", "I8", "I9", "I11", "code"), _match_by_number, options=HANDED, seeds=200,
+        ("I7", "I8", "I9", "I11", "code"), _match_by_number, script="move-to-and-fro",
+        options=HANDED, quick=True,
     ),
     Mutation(
         "any-session", "14", "a joiner takes a session that is over",
-        ("I8", "I9", "I11", "I26", "code"), _any_session,
-        options=(*FLAPPING, *options(nodes=4, seconds=3)), seeds=200,
+        ("I9",), _any_session, directed=directed.begin_of_a_session_that_is_over, quick=True,
     ),
     Mutation(
         "restart-with-admission-out", "15", "an admission that may commit is forgotten",
-        ("I9", "I8"), _restart_with_admission_out, options=(*FLAPPING, *AGREEING), seeds=200,
+        ("I9", "I8"), _restart_with_admission_out, script="flap-in-admission",
+        options=(*FLAPPING, *AGREEING), seeds=160,
     ),
     Mutation(
         "joiner-gives-no-lease", "16", "reads do not need the joiner whose admission is out",
-        ("I5", "I10"), _joiner_gives_no_lease, options=(*PARTLY, *AGREEING, *options(crashes=2)),
-        seeds=400,
+        ("I5", "I10"), _joiner_gives_no_lease, script="cut-off-in-admission",
+        options=(*PARTED, *AGREEING), seeds=100,
     ),
     Mutation(
         "lease-of-earlier-life", "17", "answers to an earlier life count as leases",
-        ("I5", "I10"), _take_lease_of_earlier_life, options=FLAPPING, seeds=40,
-        unseen="a life serves nothing before it counts, and by then its own beacons are answered",
+        ("I5",), _take_lease_of_earlier_life, directed=directed.answer_to_an_earlier_life,
+        quick=True,
     ),
     Mutation(
         "count-leases-at-accusation", "18", "leases granted after an accusation are not waited for",
@@ -519,12 +515,12 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "grant-before-counted", "own", "a restarted node grants leases before it knows the catalog",
-        ("I10", "I5"), _grant_before_counted, options=RETURNING,
-        seeds=400,
+        ("I2", "I10", "I5"), _grant_before_counted, script="restart-beside-old-owner",
+        options=RETURNING, seeds=100,
     ),
     Mutation(
         "forget-floor", "own", "a lease is granted to an owner that has not heard of its successor",
-        ("I10", "I5"), _forget_floor, options=PARTLY, seeds=400,
+        ("I10", "I5"), _forget_floor, script="move-while-owner-lags", options=PARTED, seeds=60,
     ),
     Mutation(
         "admit-without-waiting", "own", "commits never ask the joiner that is proposed",
@@ -540,7 +536,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "open-before-tail", "P9", "a new owner serves before its inherited records are committed",
-        ("I2", "I8"), _open_before_tail, options=SLOW, seeds=100,
+        ("I2", "I8"), _open_before_tail, script="move-to-and-fro", seeds=40,
+        options=(*HANDED, *options(delay_us=20_000, read_weight=60)),
     ),
     Mutation(
         "forget-tail-at-takeover", "own", "a new owner drops what it had prepared",
@@ -548,13 +545,13 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "never-sync-again", "own", "a synced write that a copy has already is not synced again",
-        ("I26", "I9"), _never_sync_again,
-        options=(*CRASHED, *options(fua_percent=50, sync_us=10_000, down_ms=50)), seeds=100,
+        ("I26",), _never_sync_again, directed=directed.record_whose_sync_was_interrupted,
+        quick=True,
     ),
     Mutation(
         "drop-early-commit-point", "own", "a commit point of an epoch not known yet is dropped",
-        ("I11", "I26"), _drop_early_commit_point, options=(*FLAPPING, *options(writes_per_s=5)),
-        seeds=200,
+        ("I11", "I26"), _drop_early_commit_point, script="quiet-after-admission",
+        options=(*FLAPPING, *options(writes_per_s=200)), seeds=200,
     ),
     Mutation(
         "never-trim-log", "stretch", "records are kept in memory for ever", ("I30",),
@@ -563,15 +560,16 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "release-without-serving", "own", "an owner that never served says that it left",
-        ("I10", "I5"), _release_without_serving, options=(*HANDED, *options(cuts=2)), seeds=400,
+        ("I10",), _release_without_serving, quick=True,
+        directed=directed.word_of_an_owner_that_never_served,
     ),
     Mutation(
         "release-of-any-epoch", "own", "a word about another epoch opens the region",
-        ("I10", "I5"), _release_of_any_epoch, options=(*HANDED, *options(cuts=2)), seeds=400,
+        ("I10",), _release_of_any_epoch, directed=directed.word_about_another_epoch, quick=True,
     ),
     Mutation(
         "keep-divergent-tail", "own", "a returning copy keeps what the next epoch never had",
-        ("I7", "I8", "I9", "I11", "I2", "code"), _keep_divergent_tail, options=CRASHED, seeds=100,
+        ("I8",), _keep_divergent_tail, directed=directed.tail_beside_the_line, quick=True,
     ),
     Mutation(
         "any-position", "own", "a returning copy is caught up by log or changes from any position",

@@ -17,6 +17,7 @@ from scenario import mutants_catalog, mutants_copies, mutants_nodes
 from scenario.faults import nearest
 from scenario.mutant_kit import Mutation, Patches
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
+from scenario.state_checks import Violated
 
 MUTATIONS: Final[dict[str, Mutation]] = {
     mutation.name: mutation
@@ -29,6 +30,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
 
 CANARY: Final = "ack-before-copies"  # every long search begins with it
 CHUNK: Final = 8
+CLEAN_TIMES: Final = 10  # the code as it is must pass so many times the seeds that saw a bug
 
 JobsMap = Callable[[Callable[[RunRequest], RunResult], Iterable[RunRequest]], Iterable[RunResult]]
 
@@ -79,7 +81,8 @@ def requests_of(mutation: Mutation) -> Iterator[RunRequest]:
     """The runs of its budget, in order."""
     for seed in range(mutation.first, mutation.first + mutation.seeds):
         yield RunRequest(
-            mutation.level, mutation.profile, seed, mutation.name, options=mutation.options
+            mutation.level, mutation.profile, seed, mutation.name, options=mutation.options,
+            script=mutation.script,
         )  # fmt: skip
 
 
@@ -92,6 +95,8 @@ def hunt(
     rule "code". A seed that fails without the mutation as well proves nothing and is passed over:
     it is a finding of its own, for the searches over the code as it is."""
     mutation = mutation_of(name)
+    if mutation.directed is not None:
+        return _by_hand(mutation, mutation.directed)
     ran = 0
     requests = requests_of(mutation)
     while chunk := list(islice(requests, CHUNK)):
@@ -110,6 +115,33 @@ def hunt(
     return Survived(mutation, ran)
 
 
+def _by_hand(mutation: Mutation, directed: Callable[[], None]) -> Caught | Survived:
+    try:
+        directed()
+    except AssertionError as error:
+        raise InvalidRequest(f"mutation {mutation.name}: it fails without it: {error}") from None
+    try:
+        with applied(mutation.name):
+            directed()
+    except AssertionError as error:
+        text = str(error)
+        rule = text.partition(" ")[0] if isinstance(error, Violated) else "code"
+        return Caught(mutation, 0, 1, rule, text, rule in mutation.rules)
+    return Survived(mutation, 1)
+
+
+def clean_failures(
+    row: Caught, *, perform: Callable[[RunRequest], RunResult], jobs_map: JobsMap = map
+) -> list[RunResult]:
+    """The same runs without the mutation, ten times as many seeds as were needed: those that do not
+    pass. Each is a finding, of the code or of the options that provoke the mutation."""
+    if row.mutation.directed is not None:
+        return []  # the hunt has run it once already, and it has no seeds
+    wide = replace(row.mutation, seeds=CLEAN_TIMES * row.ran)
+    requests = [replace(request, mutation="") for request in requests_of(wide)]
+    return [result for result in jobs_map(perform, requests) if result.verdict != PASSED]
+
+
 def table(rows: Sequence[Caught | Survived]) -> str:
     """Markdown."""
     lines = [
@@ -119,12 +151,14 @@ def table(rows: Sequence[Caught | Survived]) -> str:
     for row in rows:
         mutation = row.mutation
         where = f"{mutation.level}, {mutation.profile}{' +' if mutation.options else ''}"
+        if mutation.script:
+            where = f"{mutation.level}, script {mutation.script}"
+        if mutation.directed is not None:
+            where = "by hand"
         if isinstance(row, Caught):
             seen, needed = row.rule, str(row.ran)
         else:
             seen, needed = "**nobody**", f"> {row.ran}"
-            if mutation.unseen:
-                seen, needed = f"nobody: {mutation.unseen}", "-"
         lines.append(
             f"| `{mutation.name}` | {mutation.number} | {mutation.broken} | {seen} | {where} |"
             f" {needed} |"

@@ -65,7 +65,12 @@ def run_of(request: RunRequest) -> Any:
         mutation_of(request.mutation)
     if request.level == 1:
         options = replace(options, trace=request.trace)
-        return level1.SeedRun(request.seed, options, request.faults, allow_loss=request.allow_loss)
+        return level1.SeedRun(
+            request.seed, options, request.faults, allow_loss=request.allow_loss,
+            script=request.script,
+        )  # fmt: skip
+    if request.script:
+        raise InvalidRequest(f"script {request.script}: only level 1 has scripts")
     return level2.Level2Run(request.seed, options, request.faults, allow_loss=request.allow_loss)
 
 

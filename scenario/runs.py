@@ -41,7 +41,9 @@ class FaultEvent:
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """What to run. mutation: a name of `scenario.mutations`, "" for the code as it is. faults: None
-    for those that the seed draws. options: (name, value) that replace what the profile draws."""
+    for those that the seed draws. options: (name, value) that replace what the profile draws.
+    script: a name of `scenario.scripts`, whose faults follow what the cluster does; then none is
+    drawn."""
 
     level: int
     profile: str
@@ -51,11 +53,13 @@ class RunRequest:
     options: tuple[tuple[str, int | bool], ...] = ()
     allow_loss: bool = False  # faults outside of the budget: then "says what it lost" is expected
     trace: bool = False
+    script: str = ""
 
     def line(self) -> str:
         """The command that repeats the run, for drawn faults."""
         more = f" --mutation {self.mutation}" if self.mutation else ""
         more += "".join(f" --set {name}={value}" for name, value in self.options)
+        more += f" --script {self.script}" if self.script else ""
         more += " --allow-loss" if self.allow_loss else ""
         return (
             f"eightfold sim replay {self.seed} --level {self.level} --profile {self.profile}{more}"
@@ -109,6 +113,7 @@ def request_from_plain(plain: Any) -> RunRequest:
             options=tuple((str(name), value) for name, value in plain.get("options", ())),
             allow_loss=bool(plain.get("allow_loss", False)),
             trace=bool(plain.get("trace", False)),
+            script=str(plain.get("script", "")),
         )
     except KeyError as error:
         raise InvalidRequest(f"run: {error.args[0]} is missing") from None

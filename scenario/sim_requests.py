@@ -80,6 +80,7 @@ def request(
     mutation: str,
     given: list[str],
     allow_loss: bool,
+    script: str = "",
 ) -> Kept:
     """One run: of a seed, or of a kept file, in which the file has the last word."""
     if what.isascii() and what.isdigit():
@@ -88,9 +89,10 @@ def request(
         (name,) = profiles(level, "default" if profile == ALL else profile)
         found = Kept(
             RunRequest(
-                level, name, int(what), mutation, None, options(given), allow_loss=allow_loss
+                level, name, int(what), mutation, None, options(given), allow_loss=allow_loss,
+                script=script,
             )
-        )
+        )  # fmt: skip
     else:
         path = Path(what)
         if not path.is_file():

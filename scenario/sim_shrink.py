@@ -91,7 +91,7 @@ class SimShrink:
         # Level 2 has no list of what it performed: there only options become smaller.
         listed = self.kept.request
         if first.faults:
-            listed = replace(listed, faults=first.faults)
+            listed = replace(listed, faults=first.faults, script="")
         (again,) = perform_all(pool, [listed])
         if (again.verdict, again.rule) != (first.verdict, first.rule):
             raise InvalidRequest(

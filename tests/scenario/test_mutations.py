@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from base.errors import InvalidRequest
 from node.core import NodeCore
-from scenario.mutant_kit import Mutation, Patches
-from scenario.mutations import CANARY, MUTATIONS, Caught, Survived, applied, hunt, table
+from scenario.mutant_kit import Patches
+from scenario.mutations import (
+    CANARY,
+    MUTATIONS,
+    Caught,
+    Survived,
+    applied,
+    clean_failures,
+    hunt,
+    table,
+)
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
+from scenario.scripts import SCRIPTS
+from scenario.state_checks import Violated
 
 
 def runs(
@@ -26,8 +38,37 @@ def runs(
     return perform
 
 
-def test_there_are_at_least_thirty_that_can_be_seen() -> None:
-    assert sum(not mutation.unseen for mutation in MUTATIONS.values()) >= 30
+BY_HAND = sorted(name for name, each in MUTATIONS.items() if each.directed is not None)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_a_run_by_hand_sees_its_mutation_by_a_rule_that_is_named_for_it(name: str) -> None:
+    found = hunt(name, perform=runs({}))
+    assert isinstance(found, Caught)
+    assert found.expected, found.text
+
+
+def test_a_run_by_hand_that_fails_without_its_mutation_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails() -> None:
+        raise Violated("I9 by hand: always")
+
+    broken = replace(MUTATIONS[BY_HAND[0]], directed=fails)
+    monkeypatch.setitem(MUTATIONS, broken.name, broken)
+    with pytest.raises(InvalidRequest, match="fails without it: I9 by hand: always"):
+        hunt(broken.name, perform=runs({}))
+
+
+def test_the_code_as_it_is_must_pass_ten_times_the_seeds_that_saw_a_mutation() -> None:
+    seen = Caught(MUTATIONS[CANARY], 2, 3, "I9", "text", expected=True)
+    found = clean_failures(seen, perform=runs({}, clean={7: VIOLATED, 29: FAILED, 30: FAILED}))
+    assert [result.request.seed for result in found] == [7, 29]
+    assert all(not result.request.mutation for result in found)
+
+
+def test_every_script_of_a_mutation_is_there() -> None:
+    assert {each.script for each in MUTATIONS.values()} - {""} <= set(SCRIPTS)
 
 
 def test_names_are_unique_and_the_canary_is_one_of_them() -> None:
@@ -115,6 +156,11 @@ def test_the_table_names_who_saw_it_and_how_many_seeds_it_took() -> None:
     assert lines[3].endswith("| **nobody** | 1, swarm + | > 40 |")
 
 
-def test_the_table_says_why_a_mutation_cannot_be_seen() -> None:
-    mutation = Mutation("m", "8", "nothing", ("I7",), lambda _patch: None, unseen="no third copy")
-    assert "| nobody: no third copy | 1, swarm | - |" in table([Survived(mutation, 20)])
+def test_the_table_says_which_script_or_hand_provokes_a_mutation() -> None:
+    seen = [
+        Caught(MUTATIONS[name], 0, 1, "I9", "text", expected=True)
+        for name in ("match-by-number", "any-session")
+    ]
+    lines = table(seen).splitlines()
+    assert lines[2].endswith("| I9 | 1, script move-to-and-fro | 1 |")
+    assert lines[3].endswith("| I9 | by hand | 1 |")

@@ -15,15 +15,14 @@ from scenario.mutations import CANARY, Caught, Survived
 from scenario.sim_mutants import BEGIN, END, escaped, plain, put_between
 
 BUG = Mutation("bug", "1", "something", ("I9",), lambda patches: None)
-SHY = Mutation("shy", "2", "something", ("I9",), lambda patches: None, unseen="it cannot happen")
 
 
 def test_mutation_that_survives_has_escaped() -> None:
     assert escaped(Survived(BUG, 20))
 
 
-def test_mutation_that_nobody_can_see_has_not_escaped() -> None:
-    assert not escaped(Survived(SHY, 20))
+def test_mutation_that_was_caught_has_not_escaped() -> None:
+    assert not escaped(Caught(BUG, 7, 3, "I9", "lost", True))
 
 
 def test_mutation_that_was_caught_names_rule_and_seed() -> None:
