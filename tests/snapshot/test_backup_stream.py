@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
+import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,6 +168,49 @@ def test_a_stream_with_a_wrong_hash_is_not_gone_on_with() -> None:
     with pytest.raises(InvalidRequest, match="the hash of the trailer is not that of the stream"):
         verify([torn])
     assert last_good_point([torn]) is None
+
+
+def test_an_extent_that_is_damaged_is_not_handed_out() -> None:
+    stream = bytearray(written(HEADER, SOME))
+    stream[-80] ^= 1  # in the contents of the last extent
+    reader = BackupReader()
+    with pytest.raises(InvalidRequest, match=r"extent 2 at byte \d+ of the stream: its checksum"):
+        reader.receive_data(bytes(stream))
+    assert reader.point is not None
+    assert reader.point.extents == 2
+
+
+def by_hand(reserved: bytes = bytes(3)) -> bytes:
+    """From the description of the format alone, with no part of the writer."""
+    names = b"labvoltuesdaymonday"
+    lengths = bytes((3, 3, 7, 6))
+    body = struct.pack("<QIIIIQ", 64 * BLOCK, BLOCK, 7, 12, 9, 1_700_000) + lengths + names
+    front = b"8FBACKUP" + struct.pack("<HI", 1, len(body)) + body
+    header = front + struct.pack("<I", google_crc32c.value(front))
+
+    def record(tag: bytes, first: int, second: int, data: bytes) -> bytes:
+        place = struct.pack("<QQ", first, second)
+        crc = google_crc32c.value(tag + reserved + bytes(4) + place + data)
+        return tag + reserved + struct.pack("<I", crc) + place + data
+
+    data = record(b"D", BLOCK, BLOCK, b"x" * BLOCK)
+    zero = record(b"Z", 4 * BLOCK, 60 * BLOCK, b"")
+    end = record(b"E", 2, BLOCK, b"")
+    link = hashlib.sha256(header).digest()
+    for part in (data, zero, end):
+        link = hashlib.sha256(link + part).digest()
+    return header + data + zero + end + link
+
+
+def test_a_stream_that_follows_the_letters_of_the_format_is_read_and_written() -> None:
+    extents: list[Extent] = [DataExtent(BLOCK, b"x" * BLOCK), ZeroExtent(4 * BLOCK, 60 * BLOCK)]
+    assert read(by_hand())[:-1] == [HEADER, *extents]
+    assert written(HEADER, extents) == by_hand()
+
+
+def test_bytes_that_are_kept_for_later_versions_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="tag 44000001 is not one of this format"):
+        read(by_hand(b"\0\0\1"))
 
 
 def test_extents_in_another_order_are_refused() -> None:

@@ -82,6 +82,20 @@ def test_two_snapshots_share_what_was_copied_out_for_the_newer() -> None:
     assert (space[newer].exclusive_pages, space[newer].shared_pages) == (1, 1)
 
 
+def test_a_page_that_an_older_one_would_skip_to_is_shared_by_it() -> None:
+    """The skip leads nowhere any more: what it had found is where it passes over now."""
+    family = Family()
+    family.write(1, 0)
+    line = [family.create(1, name) for name in "abc"]
+    family.write(1, 0)
+    assert cow.remember(family.tree, family.tables, line[0], 0)
+    family.remove(line[2])
+    space = space_of(family.tree, family.tables)
+    assert [(space[view].exclusive_pages, space[view].shared_pages) for view in line[:2]] == [
+        (0, 1), (0, 1),
+    ]  # fmt: skip
+
+
 def test_branches_that_hang_deep_are_walked_without_recursion() -> None:
     family = Family()
     family.write(1, 0)
