@@ -234,8 +234,21 @@ FAULTS: Final[dict[str, FaultKind]] = {
             parameters=(_PERMILLE,),
         ),
         FaultKind(
-            "corrupt", ("F12",), "frames of all links of the node have a bit turned", levels=(2,),
+            "corrupt", ("F12",), "frames of the links of the node have a bit turned",
             parameters=(_PERMILLE,),
+        ),
+        FaultKind(
+            "cap", ("F14",), "all links of the node pass only so many KiB a second", levels=(2,),
+            parameters=(Parameter("kib_per_s", 1, 1_000_000, required=True),),
+        ),
+        FaultKind(
+            "no_links", ("F28",), "the node takes no new links; its link to each other node that is"
+            " named breaks", levels=(2,), nodes=(1, 8),
+        ),
+        FaultKind(
+            "memory", ("F27",), "the cache of the node may hold only so much, so writes wait; when"
+            " it is over the node is killed, as when memory is out", levels=(2,),
+            parameters=(Parameter("kib", 4, 1_000_000, required=True),),
         ),
         *_disk_faults(),
     )

@@ -13,6 +13,7 @@ GOALS: Final[dict[int, tuple[str, ...]]] = {
         "a blank node took the place of another",
         "a catalog was sent as a whole",
         "a copy was filled",
+        "a damaged frame was rejected",
         "a lease ended between the fetch and the answer of a read",
         "a message of an old session was dropped",
         "a power cut took unsynced entries",
@@ -46,8 +47,12 @@ GOALS: Final[dict[int, tuple[str, ...]]] = {
     2: (
         "a block was mended from its mirror",
         "a crash met a journal write on its way",
+        "a damaged frame was rejected",
         "a disk left its mirrors",
         "a disk lost a write",
+        "a narrow link held frames back",
+        "a node ran out of memory",
+        "a node refused links, and they were tried again",
         "a node was killed before it had recovered",
         "a node was killed while it started",
         "a node was paused beyond its lease",
@@ -63,5 +68,6 @@ GOALS: Final[dict[int, tuple[str, ...]]] = {
         "disks were reached over one loop only",
         "the journal was full and writes waited",
         "the leader was killed",
+        "writes waited for memory",
     ),
 }

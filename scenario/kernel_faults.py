@@ -121,6 +121,7 @@ class KernelFaults:
             "slow_disk": options.slow_disks, "hang_disk": options.hang_disks,
             "sync_failure": options.sync_failures, "replace": options.replaces,
             "repeat_entry": options.repeat_entries, "remove_volume": options.remove_volumes,
+            "corrupt": options.corruptions,
         }  # fmt: skip
         left = len(self.kernel.nodes) - len(self.lost)
         weights["lose"] = int(bool(options.lose_to) and left > options.lose_to)
@@ -177,6 +178,8 @@ class KernelFaults:
         details: tuple[Detail, ...] = ()
         if name in ("slow", "slow_disk"):
             details = (("factor", (5, 50, 500)[rng.below(3)]),)
+        elif name == "corrupt":
+            details = (("permille", (2, 20, 200)[rng.below(3)]),)
         elif name == "delay":
             details = (("us", (500, 20_000, 150_000)[rng.below(3)]),)
         elif name == "drift":
@@ -372,6 +375,12 @@ class KernelFaults:
         self.kernel.after(NS_PER_MS, self.kernel.connect, first, second)
         return True
 
+    def _corrupt(self, event: FaultEvent) -> bool:
+        node = event.nodes[0]
+        self.kernel.corrupt[node] = int(event.detail("permille"))
+        self._later(event, self.kernel.corrupt.pop, node, None)
+        return True
+
     def _clog(self, event: FaultEvent) -> bool:
         self.kernel.clogs.add(event.nodes[0])
         self._later(event, self.kernel.unclog, event.nodes[0])
@@ -464,6 +473,7 @@ class KernelFaults:
         self._mend_pairs(list(self.cut))
         self.lost.clear()
         self.kernel.delays_ns.clear()
+        self.kernel.corrupt.clear()
         for node in self.kernel.nodes:
             self.kernel.unclog(node.node)
             node.mended()
@@ -484,6 +494,7 @@ PERFORM: dict[str, Callable[[KernelFaults, FaultEvent], bool]] = {
     "partition": KernelFaults._partition,
     "flap": KernelFaults._flap,
     "clog": KernelFaults._clog,
+    "corrupt": KernelFaults._corrupt,
     "delay": KernelFaults._delay,
     "drift": KernelFaults._drift,
     "drift_far": KernelFaults._drift,

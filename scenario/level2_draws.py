@@ -50,7 +50,7 @@ class Draws:
         node = running[rng.below(len(running))]
         if FAULTS[kind].needs_redundancy and not self._run.judge.redundant():
             return None  # the other copy must have what this one may lose
-        if kind in ("cut", "partition", "flap", "swizzle"):
+        if kind in ("cut", "partition", "flap", "swizzle", "no_links"):
             return self._of_links(kind, at_ms, node)
         if kind in HARDWARE or kind == "loop_cut":
             return self._of_hardware(kind, at_ms, node)
@@ -88,6 +88,10 @@ class Draws:
             details = (("us", (500, 20_000, 150_000)[rng.below(3)]),)
         elif kind in ("loss", "duplicate", "reorder", "corrupt"):
             details = (("permille", (2, 20, 200)[rng.below(3)]),)
+        elif kind == "cap":
+            details = (("kib_per_s", (20, 200, 2000)[rng.below(3)]),)
+        elif kind == "memory":
+            details = (("kib", (4, 16, 64)[rng.below(3)]),)
         elif kind == "drift":
             details = (("ppm", rng.below(90_001) - 45_000),)
         elif kind == "wall_jump":
@@ -106,6 +110,8 @@ class Draws:
         if kind == "flap":
             return FaultEvent(at_ms, kind, (node, others[0]))
         for_ms = 1 + rng.below(options.cut_ms)
+        if kind == "no_links":
+            return FaultEvent(at_ms, kind, (node, *others[: 1 + rng.below(len(others))]), for_ms)
         if kind == "swizzle":
             return FaultEvent(at_ms, kind, (node, *others[: len(others) // 2]), 2 + for_ms)
         heard: Detail = ("heard", rng.below(2))

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from base.errors import StorageError
-from base.units import NS_PER_MS
+from base.units import NS_PER_MS, KiB
 from scenario.faults import FAULTS, severed
 from scenario.level2_draws import Draws
 from scenario.level2_hardware import HARDWARE, loops_of, take_away
@@ -298,7 +299,7 @@ class NodeFaults:
                 self.run.cluster.network.unclog(node, other)
 
     def _shape(self, event: FaultEvent) -> bool:
-        amount = int(event.detail("us" if event.kind == "delay" else "permille"))
+        amount = int(event.detail(_AMOUNT.get(event.kind, "permille")))
         shaped = (event.nodes[0], event.kind, amount)
         self._shaped.append(shaped)
         self.run.cluster.network.shape(self._conditions)
@@ -317,10 +318,47 @@ class NodeFaults:
             if kind == "delay":
                 mean_us = conditions.delay_mean_us + amount
                 conditions = replace(conditions, delay_mean_us=mean_us)
+            elif kind == "cap":
+                conditions = replace(conditions, bytes_per_s=amount * KiB)
             else:
                 chance: dict[str, Any] = {_CHANCE[kind]: amount / 1000}
                 conditions = replace(conditions, **chance)
         return conditions
+
+    def _no_links(self, event: FaultEvent) -> bool:
+        network, node = self.run.cluster.network, event.nodes[0]
+        network.refuse_links(node, refuse=True)
+        for other in event.nodes[1:]:
+            network.reset(node, other)
+        self._for(event, partial(network.refuse_links, node, refuse=False))
+        return True
+
+    # ------------------------------------------------------------------ memory
+
+    def _memory(self, event: FaultEvent) -> bool:
+        """Little room for what is not on disk yet; then the death that ends it."""
+        sim = self._node(event)
+        if not sim.active or sim.paused or self.stopping is not None:
+            return False
+        assert sim.node is not None
+        cache, waits = sim.node.store.cache, sim.node.io.waits
+        cache.max_bytes = max(int(event.detail("kib")) * KiB, cache.dirty_bytes)
+        cache.high_bytes = min(cache.high_bytes, cache.max_bytes // 2)
+        cache.low_bytes = min(cache.low_bytes, cache.high_bytes)
+        self._after(event.for_ms, self._out_of_memory, event, sim, sim.lives, waits)
+        return True
+
+    def _out_of_memory(self, event: FaultEvent, sim: SimNode, life: int, waits: int) -> None:
+        if event not in self.standing:
+            return
+        if not sim.alive or sim.lives != life or sim is self.stopping:
+            self.over(event)
+            return
+        if sim.node is not None and sim.ready and sim.node.io.waits > waits:
+            self.goal("writes waited for memory")
+        self.goal("a node ran out of memory")
+        self.crash(sim, CrashKind.KILL, sent=False)
+        self._after(RESTART_MS, self._back, sim, event)
 
     # ------------------------------------------------------------------ clocks
 
@@ -467,6 +505,7 @@ class NodeFaults:
                 node.disks[name].heal()
 
 
+_AMOUNT: Final = {"delay": "us", "cap": "kib_per_s"}
 _CHANCE: Final = {
     "loss": "loss", "duplicate": "duplication", "reorder": "reordering", "corrupt": "corruption",
 }  # fmt: skip
@@ -488,6 +527,9 @@ PERFORM: Final[dict[str, Callable[[NodeFaults, FaultEvent], bool]]] = {
     "duplicate": NodeFaults._shape,
     "reorder": NodeFaults._shape,
     "corrupt": NodeFaults._shape,
+    "cap": NodeFaults._shape,
+    "no_links": NodeFaults._no_links,
+    "memory": NodeFaults._memory,
     "drift": NodeFaults._drift,
     "drift_far": NodeFaults._drift,
     "wall_jump": NodeFaults._wall_jump,

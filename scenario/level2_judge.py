@@ -82,6 +82,21 @@ class Judge:
         if node.shelf.failed_disks:
             self.run.faults.goal("a disk left its mirrors")
         self._look_at_media(sim, node)
+        self._look_at_links(node)
+
+    def _look_at_links(self, node: Node) -> None:
+        """I30: what waits for a narrow link is bounded."""
+        network, goal = self.run.cluster.network, self.run.faults.goal
+        assert node.ports.bus is not None
+        for link in node.ports.bus.statistics().links:
+            if link.queued_bytes_peak > network.limits.queued_bytes_max:
+                raise self.violated("I30", f"{link} holds more than a link may")
+        if network.held_back:
+            goal("a narrow link held frames back")
+        if network.connects_refused:
+            goal("a node refused links, and they were tried again")
+        if network.frames_corrupt:
+            goal("a damaged frame was rejected")
 
     def _look_at_media(self, sim: SimNode, node: Node) -> None:
         """I28: what the disks of one node spoil is mended or repaired, and never lost."""

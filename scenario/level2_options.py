@@ -42,6 +42,9 @@ class Level2Options:
     duplicates: int = 0
     reorders: int = 0
     corruptions: int = 0
+    caps: int = 0
+    no_links: int = 0
+    memory: int = 0
     drifts: int = 0
     wall_jumps: int = 0
     slow_disks: int = 0
@@ -134,6 +137,9 @@ WEIGHTS: Final = {
     "duplicate": "duplicates",
     "reorder": "reorders",
     "corrupt": "corruptions",
+    "cap": "caps",
+    "no_links": "no_links",
+    "memory": "memory",
     "drift": "drifts",
     "wall_jump": "wall_jumps",
     "slow_disk": "slow_disks",
@@ -251,6 +257,9 @@ def swarm(seed: int, **fixed: Any) -> Level2Options:
         lost_writes=_one_in(rng, 5),
         misdirected=_one_in(rng, 5),
         stale_reads=_one_in(rng, 5),
+        caps=_one_in(rng, 4),
+        no_links=_one_in(rng, 4),
+        memory=_one_in(rng, 4),
     )
     if drawn.power_all:
         drawn = replace(drawn, zero_weight=0, trim_weight=0)
@@ -319,7 +328,7 @@ def reconfiguration(seed: int) -> Level2Options:
     return Level2Options(
         nodes=_nodes(rng), seconds=4, **drawn,
         crashes=3, pauses=1, slow=0, stops=1, cuts=3, partitions=1, flaps=2, clogs=1, swizzles=1,
-        losses=1, down_max=1 + rng.below(2),
+        losses=1, down_max=1 + rng.below(2), caps=1, no_links=1, memory=1,
     )  # fmt: skip
 
 

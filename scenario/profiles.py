@@ -36,6 +36,7 @@ class SeedOptions:
     partitions: int = 0
     clogs: int = 0
     delays: int = 0
+    corruptions: int = 0
     drifts: int = 0
     wall_jumps: int = 0
     slow_disks: int = 0
@@ -153,6 +154,7 @@ def swarm(seed: int, **fixed: Any) -> SeedOptions:
         pause_ms=(300, 1500, 4000)[rng.below(3)],
         down_ms=(50, 500, 4000)[rng.below(3)],
         cut_ms=(300, 1500, 5000)[rng.below(3)],
+        corruptions=rng.below(4) == 0,
     )
     return replace(drawn, **fixed)
 

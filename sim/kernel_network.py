@@ -1,7 +1,8 @@
 """shell: the heap of level 1 and its links: sessions, delays, and the ways in which they fail.
 
 A message is lost only with its session, and nothing of an older session arrives: what the bus
-promises (`transport.bus`). A cut swallows what is sent into it; a clog holds it back.
+promises (`transport.bus`). Messages are objects; only one that is to be damaged becomes a frame,
+and the codec must refuse it. A cut swallows what is sent into it; a clog holds it back.
 """
 
 from __future__ import annotations
@@ -11,15 +12,27 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from base.errors import RemoteProtocolError
 from base.ids import node_name
-from base.units import NS_PER_MS, NS_PER_US
+from base.units import NODES_MAX, NS_PER_MS, NS_PER_US
 from sim.random import SeedStreams
+from transport.codec import decode, encode
+from transport.messages import ReplicateBatch
 
 _MASK64 = (1 << 64) - 1
 _ONE_IN_50 = (1 << 32) // 50
 _push = heapq.heappush
 
 Key = tuple[int, int]
+
+
+class _Damaged:
+    """A frame that is not what was sent."""
+
+    __slots__ = ("frame",)
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
 
 
 class KernelNetwork:
@@ -40,12 +53,14 @@ class KernelNetwork:
         self.cuts: set[Key] = set()
         self.clogs: set[int] = set()  # nodes whose links hold everything back
         self.delays_ns: dict[int, int] = {}  # by node, on top of every message of its links
+        self.corrupt: dict[int, int] = {}  # by node, of how many of 1000 messages a bit is turned
         self._delay_ns = delay_ns
         self._delay_tail_ns = delay_tail_ns
         self._keep_trace = keep_trace
         self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
         self._seq = 0
         self._net_rng = self.streams.stream("network")
+        self._corrupt_rng = self.streams.stream("corrupt")
         self._last_delivery: dict[Key, int] = {}
         self._clogged: list[tuple[int, int, object]] = []
 
@@ -156,6 +171,8 @@ class KernelNetwork:
         if when_ns <= last_ns:
             when_ns = last_ns + 1
         last_delivery[pair] = when_ns
+        if self.corrupt:
+            message = self._perhaps_damaged(pair, message)
         seq = self._seq = self._seq + 1
         arguments = (pair, self.sessions.get(pair, 0), message)
         _push(self._heap, (when_ns, seq, self._arrive, arguments))
@@ -164,9 +181,37 @@ class KernelNetwork:
         if session != self.sessions.get(pair, 0):
             self.goals["a message of an old session was dropped"] = None
             return
+        if type(message) is _Damaged:
+            self._reject(pair, message)
+            return
         endpoint = self.endpoints[pair[1]]
         if endpoint.alive:
             endpoint.deliver(endpoint.life, pair[0], message)
+
+    def _perhaps_damaged(self, pair: Key, message: object) -> object:
+        """The message, or its frame with one bit turned; between nodes only."""
+        permille = self.corrupt.get(pair[0], 0) + self.corrupt.get(pair[1], 0)
+        rng = self._corrupt_rng
+        if max(pair) >= NODES_MAX or rng.below(1000) >= permille:
+            return message
+        if type(message) is list:  # records on their way to a copy: their bytes, as in production
+            data = b"".join(record.data for record, _, _ in message)
+            message = ReplicateBatch(0, len(message), data)
+        frame = bytearray(b"".join(encode(message)))
+        frame[rng.below(len(frame))] ^= 1 << rng.below(8)
+        return _Damaged(bytes(frame))
+
+    def _reject(self, pair: Key, damaged: _Damaged) -> None:
+        """As the mesh does: the frame is not taken, and the link is made anew."""
+        try:
+            decode(damaged.frame)
+        except RemoteProtocolError:
+            self.goals["a damaged frame was rejected"] = None
+            self.note(pair[1], "reject", pair[0])
+            self.disconnect(*pair)
+            self.after(NS_PER_MS, self.connect, *pair)
+            return
+        raise AssertionError(f"a damaged frame of {pair} was taken for a message")
 
     def unclog(self, node: int) -> None:
         """Let go of what was held back, in order."""

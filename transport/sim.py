@@ -28,7 +28,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from base.device import Buffer
 from base.errors import RemoteProtocolError
@@ -45,6 +45,8 @@ from transport.bus import (
 )
 from transport.codec import decode, encode_into
 from transport.sim_links import Direction, LinkConditions, Pair, SimLimits
+
+HELD_BACK_S: Final = 0.02  # counted as held back by a narrow link
 
 
 class SimNetwork:
@@ -73,6 +75,9 @@ class SimNetwork:
         self.through_codec = through_codec
         self.framed = framed
         self.frames_lost = self.frames_repeated = self.frames_corrupt = 0  # noticed by receivers
+        self.held_back = 0  # frames that waited long for those before them to pass a narrow link
+        self.connects_refused = 0
+        self._refusing: dict[int, None] = {}  # nodes that take no new links
         self._rng = rng
         self._loop = loop
         self._context = contextvars.copy_context()
@@ -189,13 +194,22 @@ class SimNetwork:
         """Break the link as a broken connection does; it comes back by itself."""
         self._break(self._pair(one, other))
 
+    def refuse_links(self, node: int, refuse: bool) -> None:
+        """It has no descriptors left: links that it has stay, new ones are refused and tried again
+        later, whoever dials."""
+        if refuse:
+            self._refusing[node] = None
+        else:
+            self._refusing.pop(node, None)
+
     def partition(self, groups: Iterable[Iterable[int]], *, reset: bool = False) -> None:
         """Cut every link between ids of different groups."""
         for one, other in self._across(groups):
             self.cut(one, other, reset=reset)
 
     def heal_all(self) -> None:
-        """Undo every cut and every clog."""
+        """Undo every cut and every clog, and take new links everywhere."""
+        self._refusing.clear()
         for key in sorted(self._pairs):
             self.heal(*key)
             self.unclog(*key)
@@ -244,7 +258,11 @@ class SimNetwork:
         if attempt != pair.attempt:
             return
         acceptor = self._buses.get(pair.low if is_client(pair.high) else pair.high)
-        if acceptor is None:
+        if pair.low in self._refusing or pair.high in self._refusing:
+            self.connects_refused += 1
+            pair.connecting = False
+            self._connect_later(pair)
+        elif acceptor is None:
             pair.connecting = False
         else:
             acceptor.enter(self._accept, pair, attempt)
@@ -334,6 +352,10 @@ class SimNetwork:
             payload[rng.randrange(len(payload))] ^= 1 << rng.randrange(8)
             payload = bytes(payload)
         when = self._now() + conditions.delay_s(rng)
+        if conditions.bytes_per_s:
+            way.free_at = max(way.free_at, self._now()) + size / conditions.bytes_per_s
+            self.held_back += way.free_at - self._now() > HELD_BACK_S
+            when += way.free_at - self._now()
         late = bool(conditions.reordering) and rng.random() < conditions.reordering
         if late:
             when = max(when + conditions.reordering_us * rng.random() / 1e6, way.opened)

@@ -14,8 +14,9 @@ class LinkConditions:
     """How one direction of a link treats messages. Chances are 0.0 to 1.0 for each message.
 
     Delays are spread evenly over [min, 2 * mean - min]; with `tail_chance` up to `tail_us` come on
-    top, small ones more often than large ones. A reordered message is delayed by up to
-    `reordering_us` and does not hold back those behind it. A corrupted one has one bit turned.
+    top, small ones more often than large ones. bytes_per_s: what passes at most, 0: no bound; what
+    comes faster waits, up to the bound on what is under way. A reordered message is delayed by up
+    to `reordering_us` and does not hold back those behind it. A corrupted one has one bit turned.
     """
 
     delay_min_us: int = 40
@@ -27,6 +28,7 @@ class LinkConditions:
     reordering: float = 0.0
     reordering_us: int = 2_000
     corruption: float = 0.0
+    bytes_per_s: int = 0
 
     def __post_init__(self) -> None:
         assert 0 <= self.delay_min_us <= self.delay_mean_us, "mean delay below the least"
@@ -63,6 +65,7 @@ class Direction:
     clogged: bool = False
     session: int = 0  # that the counters below belong to
     not_before: float = 0.0  # nothing that keeps order arrives earlier
+    free_at: float = 0.0  # when the last byte that was sent has left, where bytes_per_s is set
     opened: float = 0.0  # the receiver knows of the session from then on: nothing arrives earlier
     under_way_bytes: int = 0
     under_way_bytes_peak: int = 0
@@ -75,7 +78,7 @@ class Direction:
         self.session = session
         self.under_way_bytes = self.swallowed_bytes = 0
         self.sent = self.received = 0
-        self.not_before = self.opened = now
+        self.not_before = self.opened = self.free_at = now
         self.held.clear()
 
 
