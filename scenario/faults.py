@@ -132,7 +132,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     kind.name: kind
     for kind in (
         FaultKind(
-            "kill", ("F1",), "SIGKILL; it comes back after for_ms with all that it wrote",
+            "kill", ("F1", "F18"), "SIGKILL; it comes back after for_ms with all that it wrote",
             parameters=(_EVENTS, Parameter("sent", 0, 1)),
         ),
         FaultKind(
@@ -140,11 +140,12 @@ FAULTS: Final[dict[str, FaultKind]] = {
             nodes=(2, 8),
         ),
         FaultKind(
-            "power_cut", ("F2",), "a machine loses power: what was not synced is lost or torn",
+            "power_cut", ("F2", "F18"),
+            "a machine loses power: what was not synced is lost or torn",
             needs_redundancy=True, parameters=(_EVENTS, _KEEP),
         ),
         FaultKind(
-            "power_cut_all", ("F3",), "all machines lose power at once", nodes=(0, 0),
+            "power_cut_all", ("F3", "F18"), "all machines lose power at once", nodes=(0, 0),
             parameters=(_KEEP,),
         ),
         FaultKind("pause", ("F4",), "SIGSTOP, then SIGCONT after for_ms; clocks go on"),
@@ -209,8 +210,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
             levels=(1,),
         ),
         FaultKind(
-            "remove_volume", ("F30",), "a volume that no host uses is removed; nothing of it may"
-            " come back with a node that was away", nodes=(0, 0), standing=False, levels=(1,),
+            "remove_volume", ("F30", "F31"),
+            "a volume that no host uses is removed; nothing of it may come back with a node that"
+            " was away", nodes=(0, 0), standing=False, levels=(1,),
         ),
         FaultKind(
             "repeat_entry", ("F31",), "an entry that was applied is proposed once more",

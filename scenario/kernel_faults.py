@@ -13,6 +13,7 @@ from base.units import NS_PER_MS
 from cluster.catalog import Liveness
 from cluster.entries import GrowVolume, NodeDown, RemoveVolume, encode
 from scenario.faults import FAULTS, check_faults, severed
+from scenario.profiles import WEIGHTS
 from scenario.runs import Detail, FaultEvent
 from sim.kernel import KernelNode
 
@@ -112,17 +113,7 @@ class KernelFaults:
 
     def _kinds(self, redundant: bool) -> list[str]:
         options = self.run.options
-        weights = {
-            "kill": options.crashes, "pause": options.pauses, "cut": options.cuts,
-            "kill_many": options.kill_many, "power_cut": options.power_cut,
-            "power_cut_all": options.power_cut_all, "slow": options.slow,
-            "partition": options.partitions, "clog": options.clogs, "delay": options.delays,
-            "drift": options.drifts, "wall_jump": options.wall_jumps,
-            "slow_disk": options.slow_disks, "hang_disk": options.hang_disks,
-            "sync_failure": options.sync_failures, "replace": options.replaces,
-            "repeat_entry": options.repeat_entries, "remove_volume": options.remove_volumes,
-            "corrupt": options.corruptions,
-        }  # fmt: skip
+        weights = {name: getattr(options, option) for name, option in WEIGHTS.items()}
         left = len(self.kernel.nodes) - len(self.lost)
         weights["lose"] = int(bool(options.lose_to) and left > options.lose_to)
         return [

@@ -75,6 +75,31 @@ class SeedOptions:
     trace: bool = False
 
 
+# By kind of fault the option that says how often it is drawn. Those of `OTHERS` are not weights.
+WEIGHTS: Final = {
+    "kill": "crashes",
+    "pause": "pauses",
+    "cut": "cuts",
+    "kill_many": "kill_many",
+    "power_cut": "power_cut",
+    "power_cut_all": "power_cut_all",
+    "slow": "slow",
+    "partition": "partitions",
+    "clog": "clogs",
+    "delay": "delays",
+    "drift": "drifts",
+    "wall_jump": "wall_jumps",
+    "slow_disk": "slow_disks",
+    "hang_disk": "hang_disks",
+    "sync_failure": "sync_failures",
+    "replace": "replaces",
+    "repeat_entry": "repeat_entries",
+    "remove_volume": "remove_volumes",
+    "corrupt": "corruptions",
+}
+OTHERS: Final = {"flap": "flap_every_ms", "lose": "lose_to", "grow": "grow"}
+
+
 def _times(rng: SimRandom) -> dict[str, Any]:
     """Leases, clocks, links and disks, short and long."""
     lease_ms = (200, 300, 400)[rng.below(3)]  # longer than two beacons, or reads wait for ever
