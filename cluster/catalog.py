@@ -38,7 +38,6 @@ from cluster.effects import (
 )
 from cluster.placement import U8, place, preferences
 from cluster.region_rules import RowChange
-from volume.physical_disk import NodeInventory
 from volume.provisioning_group import ProvisioningGroup
 from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
@@ -202,8 +201,7 @@ class Catalog:
             )
         if entry.intact and entry.blank:
             raise InvalidRequest(f"{node_name(node)}: a blank store cannot be intact")
-        plain = log.unpack_plain(entry.inventory, "NodeUp.inventory")
-        inventory = NodeInventory.from_tuple(plain)
+        inventory = log.inventory_of(entry.inventory)
         known_disks = manager.has_node(node)
         if known_disks and not entry.blank and manager.storage(node).inventory != inventory:
             raise InvalidRequest(
@@ -462,21 +460,22 @@ class Catalog:
 
     def _write(self, volume: VirtualVolume, change: RowChange, index: int) -> None:
         """Cannot fail: a `RowChange` is finished arrays."""
-        rules.part_joiners(change, self.domains)
         table, regions = volume.table, change.regions
-        gone = table.in_sync[regions] & ~change.in_sync
-        fewer = gone != 0
-        one = np.bitwise_count(gone) == 1
-        whole = rules.LOWEST[gone] if change.whole else np.full(len(gone), NOBODY, dtype=np.uint8)
-        table.left[regions[fewer]] = np.where(one, whole, NOBODY)[fewer]
-        table.left_version[regions[fewer]] = index
-        table.owner[regions] = change.owner
-        table.in_sync[regions] = change.in_sync
-        table.joiner[regions] = change.joiner
-        table.offline[regions] = change.offline
-        table.epoch[regions] += np.uint32(1)
-        table.version[regions] = index
-        table.note_members(regions)
+        if len(regions):
+            rules.part_joiners(change, self.domains)
+            gone = table.in_sync[regions] & ~change.in_sync
+            fewer = gone != 0
+            one = np.bitwise_count(gone) == 1
+            whole = rules.LOWEST[gone] if change.whole else np.full(len(gone), NOBODY, np.uint8)
+            table.left[regions[fewer]] = np.where(one, whole, NOBODY)[fewer]
+            table.left_version[regions[fewer]] = index
+            table.owner[regions] = change.owner
+            table.in_sync[regions] = change.in_sync
+            table.joiner[regions] = change.joiner
+            table.offline[regions] = change.offline
+            table.epoch[regions] += np.uint32(1)
+            table.version[regions] = index
+            table.note_members(regions)
         if len(change.release_regions):
             self.volume_manager.release_slots(
                 volume.volume, change.release_regions, change.release_nodes, index

@@ -10,6 +10,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgpack
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from base.errors import InvalidRequest
 from base.units import NODES_MAX
+from volume.physical_disk import NodeInventory
 
 E = TypeVar("E")
 Check = Callable[[Any], Any]
@@ -409,3 +411,9 @@ def unpack_plain(data: bytes, what: str) -> Any:
         return msgpack.unpackb(data, use_list=True, max_ext_len=0, max_map_len=0)
     except (ValueError, RecursionError, msgpack.UnpackException):
         raise _refuse(what, "is not msgpack") from None
+
+
+@lru_cache(maxsize=NODES_MAX)
+def inventory_of(packed: bytes) -> NodeInventory:
+    """Of `NodeUp.inventory`; InvalidRequest. A node reports the same in each of its lives."""
+    return NodeInventory.from_tuple(unpack_plain(packed, "NodeUp.inventory"))

@@ -440,8 +440,12 @@ class IoPath:
             handle(peer, message)
         else:
             self.core.message(peer, message, self.clock.now_ns())
-            if not self.effects and type(message) is wire.Beacon:
-                return  # most messages of an idle cluster: a turn for each would be its cost
+            if not self.effects:
+                # Most messages of an idle cluster: a turn for each would be its cost. Of a beacon
+                # not even the time of the next tick comes nearer.
+                if type(message) is not wire.Beacon:
+                    self._on_control(None)
+                return
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)

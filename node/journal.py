@@ -172,6 +172,16 @@ class Journal:
         used = self._next + payload_bytes + ENTRY_BYTES - self._trimmed
         return not self.is_full and used <= self._capacity - self._capacity // ROOM_LEFT
 
+    @property
+    def used_bytes(self) -> int:
+        """Of the ring, by entries that are written and not trimmed."""
+        return self._written_end - self._trimmed
+
+    @property
+    def waits(self) -> int:
+        """Turns in which entries found no room."""
+        return self._waits
+
     def statistics(self) -> JournalStatistics:
         """A snapshot for people and metrics."""
         return JournalStatistics(

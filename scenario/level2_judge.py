@@ -69,9 +69,9 @@ class Judge:
         node = sim.node
         if node is None or not sim.ready:
             return
-        journal = node.journal.statistics()
+        journal = node.journal
         if journal.used_bytes > journal.capacity_bytes:
-            raise self.violated("I30", f"the journal of {sim} holds {journal}")
+            raise self.violated("I30", f"the journal of {sim} holds {journal.statistics()}")
         if journal.waits:
             self.run.faults.goal("the journal was full and writes waited")
         cache = node.store.cache

@@ -35,7 +35,7 @@ class Watching:
         if isinstance(run, SeedRun):
             run.kernel.recorder = self._level1
         else:
-            run.loop.recorder = partial(self._level2, run)
+            run.loop.run_trace.recorder = partial(self._level2, run)
 
     def ended(self, run: Any) -> None:
         """It has ended; its nodes are still there."""

@@ -203,7 +203,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
     ) -> None:
         super().__init__()
         self.events_max = events_max
-        self._trace = RunTrace(recorder)
+        self.run_trace = RunTrace(recorder)
         self._now_ns = START_NS
         self._sequence = 0
         self._executed = 0
@@ -294,7 +294,8 @@ class SimEventLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> SimHandle:
         """At `when` on the scale of `time()`."""
-        return self.call_at_ns(round(when * NS_PER_S), callback, *args, context=context)
+        own = contextvars.copy_context() if context is None else context
+        return self._schedule(SimHandle(self, round(when * NS_PER_S), callback, args, own))
 
     def call_at_ns(
         self,
@@ -305,7 +306,10 @@ class SimEventLoop(asyncio.BaseEventLoop):
     ) -> SimHandle:
         """At an integer time; at once when it has passed."""
         own = contextvars.copy_context() if context is None else context
-        handle = SimHandle(self, when_ns, callback, args, own)
+        return self._schedule(SimHandle(self, when_ns, callback, args, own))
+
+    def _schedule(self, handle: SimHandle) -> SimHandle:
+        when_ns = handle._when
         if self._burying:
             return handle
         if when_ns <= self._now_ns:
@@ -467,7 +471,7 @@ class SimEventLoop(asyncio.BaseEventLoop):
             self._queue_due(handle)
         else:
             self._soon.append(handle)
-        self._trace.jumped(when_ns, self._executed, self._sequence)
+        self.run_trace.jumped(when_ns, self._executed, self._sequence)
 
     def _queue_due(self, first: SimHandle) -> None:
         """Queue that timer and all others that are due at the present time."""
@@ -577,22 +581,13 @@ class SimEventLoop(asyncio.BaseEventLoop):
 
     # -- trace -------------------------------------------------------------------------------
 
-    @property
-    def recorder(self) -> Recorder | None:
-        """Sees every entry of the trace."""
-        return self._trace.recorder
-
-    @recorder.setter
-    def recorder(self, recorder: Recorder | None) -> None:
-        self._trace.recorder = recorder
-
     def trace(self, kind: str, key: TraceKey) -> None:
         """Add (now, kind, key) to the running hash. Keys hold integers, text and bytes only."""
-        self._trace.add(self._now_ns, kind, key)
+        self.run_trace.add(self._now_ns, kind, key)
 
     def trace_hash(self) -> str:
         """32 hexadecimal digits over all entries and jumps of time so far; see `sim.trace`."""
-        return self._trace.hexdigest()
+        return self.run_trace.hexdigest()
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -327,7 +327,7 @@ class VoteReply:
 
 
 @wire(tag=0x42)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendEntries:
     """Raft section 3.5. entries: (term, kind, payload). An empty one is a heartbeat.
 
@@ -347,7 +347,7 @@ class AppendEntries:
 
 
 @wire(tag=0x43)
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AppendReply:
     """match_index when ok; else the hint from which the leader should try. `blank`: the sender lost
     its store and must leave the voters before it may count again."""

@@ -332,14 +332,16 @@ class SimNetwork:
         """Called by `SimBus.send`: bytes taken, 0 when the bound is exceeded."""
         pair, way = self._ways_of.get((sender, receiver)) or self._way(sender, receiver)
         payload, size = self._pack(message)
-        if way.under_way_bytes + size > self.limits.queued_bytes_max:
+        under_way_bytes = way.under_way_bytes + size
+        if under_way_bytes > self.limits.queued_bytes_max:
             return 0
         if way.session != session or session <= pair.dead_through:
             return size  # broken, and the sender does not know it yet
         way.sent += 1
         frame = way.sent
-        way.under_way_bytes += size
-        way.under_way_bytes_peak = max(way.under_way_bytes_peak, way.under_way_bytes)
+        way.under_way_bytes = under_way_bytes
+        if under_way_bytes > way.under_way_bytes_peak:
+            way.under_way_bytes_peak = under_way_bytes
         conditions, rng = way.conditions, self._rng
         if way.cut:
             way.swallowed_bytes += size
@@ -360,7 +362,9 @@ class SimNetwork:
         if late:
             when = max(when + conditions.reordering_us * rng.random() / 1e6, way.opened)
         if not late or self.framed:
-            when = way.not_before = max(when, way.not_before)
+            if when < way.not_before:
+                when = way.not_before
+            way.not_before = when
         self._at(when, self._arrive, (pair, way, session, frame, payload, size))
         if conditions.duplication and rng.random() < conditions.duplication:
             again = when + conditions.delay_s(rng)
@@ -469,9 +473,10 @@ class SimNetwork:
         self._timer = None
         until = max(self._timer_when, self._now())  # a loop may fire a hair before its time
         self._running = True
+        due = self._due
         try:
-            while self._due and self._due[0][0] <= until:
-                _, _, callback, arguments = heapq.heappop(self._due)
+            while due and due[0][0] <= until:
+                _, _, callback, arguments = heapq.heappop(due)
                 callback(*arguments)
         finally:
             self._running = False

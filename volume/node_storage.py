@@ -285,7 +285,7 @@ def _ld_to_plain(ld: LogicalDisk) -> list[object]:
         int(ld.space),
         ld.region_bytes,
         int(ld.chunklets.shape[0]),
-        ld.chunklets.astype("<i4").tobytes(),
+        ld.chunklets.astype("<i4", copy=False).tobytes(),
         np.packbits(ld.used).tobytes(),
     ]
 
