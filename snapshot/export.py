@@ -2,7 +2,7 @@
 
 A full one names the pages that have contents, and leaves out what reads as zeros. A difference
 names the pages that lie elsewhere in its base, and says of each whether it is zeros now. Regions
-without a table, or without contents, are not looked at, and one region is looked at at a time.
+without a table, or without contents, are not looked at; the rest is, CHUNK_PAGES at a time.
 
 Pages are named, not places: whoever copies them reads the view, and may do so while the volume is
 written. What was zeros when the plan was made is zeros for ever, because a write owes the snapshot
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from base.errors import InvalidRequest
 from snapshot.backup_stream import BackupHeader
 from snapshot.cow import Tables, locate_many
-from snapshot.diff import changed_pages, relate
+from snapshot.diff import changed_pages
 from snapshot.entry import BASE, KIND_SHIFT, ZERO
 from snapshot.exception_table import Pages, TableShape
 from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
@@ -30,6 +30,7 @@ Mask = NDArray[np.bool_]
 # Of the base volume now, by region: pages that have contents; None for a region with none.
 Written = Callable[[int], Mask | None]
 
+CHUNK_PAGES: Final = 1 << 16  # resolved at a time
 RUN_PAGES_MAX: Final = 64  # 1 MiB of 16 KiB pages: what is read at a time
 
 _KIND: Final = np.uint64(KIND_SHIFT)
@@ -84,53 +85,73 @@ def plan_export(
     """The runs of the view since the base, 0 for all of it, from a page on. Runs of zeros are as
     long as they are, those of data at most run_pages_max. InvalidRequest as for `check_export`."""
     check_export(tree, view, base)
-    return _runs(_pages(tree, tables, view, base, shape, written, from_page), run_pages_max)
+    if base:
+        candidates = _changed_pages(tree, tables, base, view, from_page)
+    else:
+        candidates = _all_pages(tree, tables, view, shape, written, from_page)
+    parts = _parts(tree, tables, view, shape, written, candidates)
+    return _runs(parts if base else _with_contents(parts), run_pages_max)
 
 
-def _pages(
+def _with_contents(parts: Iterator[tuple[Pages, Mask]]) -> Iterator[tuple[Pages, Mask]]:
+    """What a full backup names."""
+    for pages, zero in parts:
+        if not zero.all():
+            yield pages[~zero], zero[~zero]
+
+
+def _parts(
     tree: SnapshotTree,
     tables: Tables,
     view: int,
-    base: int,
     shape: TableShape,
     written: Written,
-    from_page: int,
+    candidates: Iterator[Pages],
 ) -> Iterator[tuple[Pages, Mask]]:
-    """By region: pages, ascending, and whether they are zeros."""
-    first_region = from_page // shape.region_pages
-    if base:
-        looked_at = _regions(tree, tables, relate(tree, base, view).between)
-        regions = [region for region in looked_at if region >= first_region]
-    else:
-        looked_at = _regions(tree, tables, tree.path(view))
-        excepted = set(looked_at)
-        regions = [
-            region
-            for region in range(first_region, shape.regions)
-            if region in excepted or written(region) is not None
-        ]
-    for region in regions:
-        if base:
-            pages = changed_pages(tree, tables, base, view, region)
-        else:
-            start = region * shape.region_pages
-            pages = np.arange(start, start + shape.region_pages, dtype=np.int64)
-        pages = pages[pages >= from_page]
+    """The candidates, and whether they are zeros."""
+    for pages in candidates:
         kinds = locate_many(tree, tables, view, pages) >> _KIND
-        has = written(region)
-        here: Mask = np.zeros(len(pages), dtype=np.bool_)
-        if has is not None:
-            here = has[pages - region * shape.region_pages]
-        zero = (kinds == ZERO) | ((kinds == BASE) & ~here)
-        if not base:
-            pages, zero = pages[~zero], zero[~zero]
-        if len(pages):
-            yield pages, zero
+        zero = kinds == ZERO
+        in_base = np.flatnonzero(kinds == BASE)
+        regions = pages[in_base] // shape.region_pages
+        edges = np.flatnonzero(np.diff(regions)) + 1
+        for at in np.split(in_base, edges) if len(in_base) else ():
+            region = int(pages[at[0]]) // shape.region_pages
+            has = written(region)
+            zero[at] = True if has is None else ~has[pages[at] - region * shape.region_pages]
+        yield pages, zero
 
 
-def _regions(tree: SnapshotTree, tables: Tables, views: list[int] | tuple[int, ...]) -> list[int]:
-    found = [tables[view].regions() for view in views if tree[view].kind is not ViewKind.BASE]
-    return np.unique(np.concatenate(found)).tolist() if found else []
+def _all_pages(
+    tree: SnapshotTree, tables: Tables, view: int, shape: TableShape, written: Written, first: int
+) -> Iterator[Pages]:
+    """Pages from `first` on, of regions that can have contents, a few regions at a time."""
+    found = [
+        tables[each].regions() for each in tree.path(view) if tree[each].kind is not ViewKind.BASE
+    ]
+    excepted = set(np.unique(np.concatenate(found)).tolist())
+    at_a_time = max(CHUNK_PAGES // shape.region_pages, 1)
+    taken: list[Pages] = []
+    for region in range(first // shape.region_pages, shape.regions):
+        if region not in excepted and written(region) is None:
+            continue
+        start = region * shape.region_pages
+        taken.append(np.arange(max(start, first), start + shape.region_pages, dtype=np.int64))
+        if len(taken) == at_a_time:
+            yield np.concatenate(taken)
+            taken = []
+    if taken:
+        yield np.concatenate(taken)
+
+
+def _changed_pages(
+    tree: SnapshotTree, tables: Tables, base: int, view: int, first: int
+) -> Iterator[Pages]:
+    """Pages from `first` on that differ, so many at a time."""
+    pages = changed_pages(tree, tables, base, view)
+    pages = pages[np.searchsorted(pages, first) :]
+    for at in range(0, len(pages), CHUNK_PAGES):
+        yield pages[at : at + CHUNK_PAGES]
 
 
 def _runs(parts: Iterator[tuple[Pages, Mask]], run_pages_max: int) -> Iterator[PageRun]:

@@ -164,6 +164,36 @@ def test_a_difference_names_what_lies_elsewhere_and_nothing_else(seed: int) -> N
     assert named == family.differing_locations(one, other)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0, 17), st.booleans())
+def test_a_plan_from_a_page_on_is_the_rest_of_the_plan(seed: int, first: int, full: bool) -> None:
+    family, rng = grown(seed)
+    if len(points(family)) < 2:
+        return
+    one, other = rng.sample(points(family), 2)
+    base = 0 if full else one
+    whole = planned(family, other, base, run_pages_max=1)
+    zeros = {run.first + at for run in whole if run.zero for at in range(run.pages)}
+    data = {run.first for run in whole if not run.zero}
+    rest = planned(family, other, base, from_page=first, run_pages_max=1)
+    assert {run.first for run in rest if not run.zero} == {at for at in data if at >= first}
+    found = {run.first + at for run in rest if run.zero for at in range(run.pages)}
+    assert found == {at for at in zeros if at >= first}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_plan_that_is_made_in_parts_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    family, rng = grown(3)
+    one, other = rng.sample(points(family), 2)
+    base = 0 if full else one
+    whole = planned(family, other, base)
+    assert len(whole) > 1
+    monkeypatch.setattr("snapshot.export.CHUNK_PAGES", 2)
+    assert planned(family, other, base) == whole
+
+
 def test_a_full_export_names_only_what_has_contents() -> None:
     family = Family()
     for page in (0, 5, 6, 7, 16):
