@@ -115,12 +115,13 @@ def history_of_branch(
     region_pages: int,
     regions: int,
     page_bytes: int,
+    *,
+    intervals_max: int = INTERVALS_MAX,
 ) -> ChangeHistory:
     """From views of one tree in the order of time, each with its instant: one interval between each
-    two. InvalidRequest when instants do not rise."""
-    history = ChangeHistory(
-        regions, region_pages, page_bytes, intervals_max=max(len(line) - 1, 1)
-    )  # fmt: skip
+    two, the newest of them. InvalidRequest when instants do not rise."""
+    line = line[-intervals_max - 1 :]
+    history = ChangeHistory(regions, region_pages, page_bytes, intervals_max=intervals_max)
     for older, newer in pairwise(line):
         pages = changed_pages(tree, tables, older, newer)
         counts = changed_by_region(pages, region_pages, regions)

@@ -14,13 +14,15 @@ than a period takes nothing twice, and one that is set back further begins again
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from base.errors import InvalidRequest
-from base.units import parse_size
+from base.units import format_size, parse_size
 
 KEEP_MAX: Final = 10_000
+RULES_MAX: Final = 16  # of one volume
 DURATION_S_MAX: Final = 10 * 366 * 86_400
 RATE_MAX: Final = 1 << 50
 REST_S: Final = 60  # a link that flaps must not fill a volume's snapshot space
@@ -72,7 +74,9 @@ class Rule:
         """What names of its snapshots begin with."""
         if self.every_s:
             return f"every-{format_duration(self.every_s)}"
-        return f"on-{self.event}" if self.event else "on-rate"
+        if self.event:
+            return f"on-{self.event}"
+        return f"above-{format_size(self.above_bytes_per_s).replace(' ', '')}"
 
 
 # ---------------------------------------------------------------------------------- text
@@ -152,6 +156,21 @@ def check_ages(thing: str, expire: int, retain: int) -> None:
         raise InvalidRequest(f"{thing}: its retention ends after it expires")
 
 
+def check_rules(volume: str, rules: Sequence[Rule]) -> None:
+    """All rules of a volume. InvalidRequest for too many, and for two whose snapshots would have
+    the same names."""
+    if len(rules) > RULES_MAX:
+        raise InvalidRequest(f"volume {volume}: {len(rules)} rules are more than {RULES_MAX}")
+    stems: dict[str, Rule] = {}
+    for rule in rules:
+        other = stems.setdefault(rule.stem, rule)
+        if other is not rule:
+            raise InvalidRequest(
+                f"volume {volume}: `{other.to_text()}` and `{rule.to_text()}` would both take "
+                f"snapshots named {rule.stem}-1, {rule.stem}-2 …"
+            )
+
+
 # ---------------------------------------------------------------------------------- steps
 
 
@@ -205,11 +224,18 @@ class RuleState:
     armed: bool = True
 
     @classmethod
-    def after(cls, rule: Rule, taken_ms: int, number: int) -> RuleState:
-        """For a new leader: from the newest snapshot that the rule has taken. Whoever leads next
-        takes neither the same one again nor forgets one that is due."""
-        slot = taken_ms // (rule.every_s * _MS) if rule.every_s else -1
-        return cls(rule, taken_ms, number, slot=slot)
+    def after(cls, rule: Rule, taken: Iterable[tuple[str, int]]) -> RuleState:
+        """For a new leader: from names and instants of the snapshots that there are of the rule.
+        Whoever leads next takes neither the same one again nor forgets one that is due."""
+        state = cls(rule)
+        for name, taken_ms in taken:
+            stem, _, number = name.rpartition("-")
+            if stem == rule.stem and number.isascii() and number.isdigit():
+                state.number = max(state.number, int(number))
+            state.taken_ms = max(state.taken_ms, taken_ms)
+        if rule.every_s and state.taken_ms >= 0:
+            state.slot = state.taken_ms // (rule.every_s * _MS)
+        return state
 
     def step(self, event: RuleEvent) -> list[TakeSnapshot]:
         """At most one snapshot."""

@@ -95,6 +95,11 @@ def test_rates_of_a_branch_follow_from_its_snapshots() -> None:
         family.tree, family.tables, line, taken, shape.region_pages, shape.regions, 2
     )
     assert history.rates().tolist() == [[4.0, 2.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    newest = history_of_branch(
+        family.tree, family.tables, line, taken, shape.region_pages, shape.regions, 2,
+        intervals_max=2,
+    )  # fmt: skip
+    assert newest.rates().tolist() == [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
 
 
 def warm() -> ChangeHistory:

@@ -17,6 +17,7 @@ from snapshot.schedule import (
     RuleEvent,
     RuleState,
     Tick,
+    check_rules,
     format_duration,
     parse_duration,
     parse_rule,
@@ -150,14 +151,36 @@ def test_names_count_up_and_say_the_rule() -> None:
 
 
 def test_a_new_leader_goes_on_where_the_last_one_was() -> None:
-    state = RuleState.after(parse_rule("every 15m keep 8"), taken_ms=30 * MINUTE, number=2)
+    there = [("every-15m-2", 30 * MINUTE), ("every-15m-1", 15 * MINUTE), ("every-15m-x", 0)]
+    state = RuleState.after(parse_rule("every 15m keep 8"), there)
     made = [each for event in ticks(31, 44, 45) for each in state.step(event)]
     assert [(each.name, each.taken_ms) for each in made] == [("every-15m-3", 45 * MINUTE)]
 
 
 def test_a_new_leader_takes_the_one_that_was_due_when_nobody_led() -> None:
-    state = RuleState.after(parse_rule("every 15m keep 8"), taken_ms=30 * MINUTE, number=2)
+    state = RuleState.after(parse_rule("every 15m keep 8"), [("every-15m-2", 30 * MINUTE)])
     assert taken(state, *ticks(47)) == [47 * MINUTE]
+
+
+def test_a_new_leader_of_a_rule_that_has_taken_none_waits_for_an_edge() -> None:
+    assert taken(RuleState.after(parse_rule("every 15m keep 8"), []), *ticks(7, 15)) == [
+        15 * MINUTE
+    ]
+
+
+def test_two_rules_that_would_take_the_same_names_are_refused() -> None:
+    texts = ["every 15m keep 8", "on node-lost keep 1", "above 50MiB/s keep 1", "every 1h keep 24"]
+    rules = [parse_rule(text) for text in texts]
+    check_rules("vol", rules)
+    assert [rule.stem for rule in rules] == ["every-15m", "on-node-lost", "above-50MiB", "every-1h"]
+    with pytest.raises(InvalidRequest, match=r"vol: .*keep 8` and .*keep 9` would both .*-15m-1"):
+        check_rules("vol", [*rules, parse_rule("every 900s keep 9")])
+
+
+def test_a_volume_has_a_bounded_number_of_rules() -> None:
+    rules = [Rule(1, every_s=number) for number in range(1, 18)]
+    with pytest.raises(InvalidRequest, match="volume vol: 17 rules are more than 16"):
+        check_rules("vol", rules)
 
 
 @given(st.integers(1, 5000), st.lists(st.integers(0, 10_000), max_size=60))
