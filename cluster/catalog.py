@@ -23,6 +23,7 @@ from cluster import entries as log
 from cluster import region_rules as rules
 from cluster.effects import (
     Applied,
+    CopiesDropped,
     Effect,
     NodeChanged,
     PairCut,
@@ -38,7 +39,6 @@ from cluster.effects import (
 )
 from cluster.placement import U8, place, preferences
 from cluster.region_rules import RowChange
-from volume.provisioning_group import ProvisioningGroup
 from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
 from volume.volume_manager import VolumeManager
@@ -142,7 +142,7 @@ class Catalog:
             case log.CutPair():
                 return self._cut_pair(entry, index)
             case log.CreateGroup():
-                group = _group_of(entry.group)
+                group = log.group_of(entry.group)
                 self.volume_manager.create_group(group)
                 return group.name, []
             case log.CreateVolume():
@@ -157,7 +157,7 @@ class Catalog:
                 return {"volume": removed.volume}, [VolumeRemoved(removed.volume)]
             case log.RecruitCopies() | log.RehomeCopies():
                 return self._recruit(entry, index)
-            case log.AdmitCopies() | log.CancelJoins() | log.MoveOwners():
+            case log.AdmitCopies() | log.CancelJoins() | log.MoveOwners() | log.DropCopies():
                 return self._change_rows(entry, index)
             case log.ReleaseCopies():
                 return self._release(entry, index)
@@ -173,7 +173,7 @@ class Catalog:
         nodes = tuple(node for node, _ in entry.nodes)
         if list(nodes) != sorted(set(nodes)):
             raise InvalidRequest("the nodes of a cluster are listed once each, ascending")
-        groups = [_group_of(each) for each in entry.groups]
+        groups = [log.group_of(each) for each in entry.groups]
         names = [group.name for group in groups]
         if len(names) != len(set(names)):
             raise InvalidRequest("two groups have the same name")
@@ -399,7 +399,9 @@ class Catalog:
         return counts, effects
 
     def _change_rows(
-        self, entry: log.AdmitCopies | log.CancelJoins | log.MoveOwners, index: int
+        self,
+        entry: log.AdmitCopies | log.CancelJoins | log.MoveOwners | log.DropCopies,
+        index: int,
     ) -> Outcome:
         volume = self.volume_manager.volume(entry.volume)
         rows = log.unpack_rows(entry.rows)
@@ -412,6 +414,8 @@ class Catalog:
                 change = rules.cancel_joins(volume.table, rows)
             case log.MoveOwners():
                 change = rules.move_owners(volume.table, rows, self.up_mask)
+            case log.DropCopies():
+                change = rules.drop(volume.table, rows, self.up_mask, self._order_of(volume))
         self._write(volume, change, index)
         result = {
             "regions": change.regions.astype("<u4").tobytes(),
@@ -420,6 +424,9 @@ class Catalog:
         effects: list[Effect] = []
         if len(change.regions):
             effects.append(RegionsChanged(volume.volume, change.regions))
+            if isinstance(entry, log.DropCopies):
+                dropped = (change.release_regions, change.release_nodes)
+                effects.append(CopiesDropped(volume.volume, *dropped))
         return result, effects
 
     def _release(self, entry: log.ReleaseCopies, index: int) -> Outcome:
@@ -617,14 +624,6 @@ class Catalog:
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
             raise InvalidRequest(f"catalog snapshot: {error}") from None
         return catalog
-
-
-def _group_of(plain: bytes) -> ProvisioningGroup:
-    values = log.unpack_plain(plain, "group")
-    try:
-        return ProvisioningGroup(*values)
-    except TypeError:
-        raise InvalidRequest("a group has not the fields of one") from None
 
 
 def _note(

@@ -68,6 +68,15 @@ class RegionsForced:
     regions: Regions
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CopiesDropped:
+    """Copies that the disks of their nodes refused are gone. nodes: u8, one for each region."""
+
+    volume: VolumeId
+    regions: Regions
+    nodes: NDArray[np.uint8]
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeCreated:
     """A new volume with all its rows."""
@@ -97,6 +106,7 @@ Effect = (
     | RegionsReturned
     | RegionsLost
     | RegionsForced
+    | CopiesDropped
     | VolumeCreated
     | VolumeGrown
     | VolumeRemoved

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from base.errors import InvalidRequest
 from base.units import NODES_MAX
 from volume.physical_disk import NodeInventory
+from volume.provisioning_group import ProvisioningGroup
 
 E = TypeVar("E")
 Check = Callable[[Any], Any]
@@ -290,6 +291,16 @@ class Rebalance:
     wanted: bool
 
 
+@_entry(17)
+@dataclass(frozen=True, slots=True)
+class DropCopies:
+    """Copies whose own disks refuse them leave, and give their space back, where another is in
+    sync. `rows`: packed (region, epoch, node of the copy)."""
+
+    volume: Volume
+    rows: Rows
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -307,9 +318,10 @@ Entry = (
     | ReleaseCopies
     | ForceOpen
     | Rebalance
+    | DropCopies
 )
 
-_PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen)
+_PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen, DropCopies)
 
 
 def encode(entry: Entry) -> bytes:
@@ -417,3 +429,12 @@ def unpack_plain(data: bytes, what: str) -> Any:
 def inventory_of(packed: bytes) -> NodeInventory:
     """Of `NodeUp.inventory`; InvalidRequest. A node reports the same in each of its lives."""
     return NodeInventory.from_tuple(unpack_plain(packed, "NodeUp.inventory"))
+
+
+def group_of(plain: bytes) -> ProvisioningGroup:
+    """The group that `plain_group` packed, or InvalidRequest."""
+    values = unpack_plain(plain, "group")
+    try:
+        return ProvisioningGroup(*values)
+    except TypeError:
+        raise InvalidRequest("a group has not the fields of one") from None

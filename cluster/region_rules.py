@@ -339,6 +339,26 @@ def move_owners(table: RegionTable, rows: NDArray[Any], up: int) -> RowChange:
     return change
 
 
+def drop(table: RegionTable, rows: NDArray[Any], up: int, preferences: Preferences) -> RowChange:
+    """Copies that their nodes cannot keep leave where another member is up, and give their space
+    back; joins of such copies end. What an owner serves another member serves. A last copy stays:
+    what it has in its journal is better than nothing."""
+    regions, nodes = matching(table, rows)
+    bits = bits_of(nodes)
+    member = (table.in_sync[regions] & bits != 0) & (nodes != NOBODY)
+    spared = table.in_sync[regions] & ~bits & np.uint8(up) != 0
+    joins = (table.joiner[regions] == nodes) & (nodes != NOBODY)
+    fits = (member & spared) | joins
+    change = rows_as_they_are(table, regions[fits])
+    change.joiner[joins[fits]] = NOBODY
+    change.in_sync &= ~bits[fits]
+    owned = np.flatnonzero(change.owner == nodes[fits])
+    candidates = change.in_sync[owned] & np.uint8(up)
+    change.owner[owned] = _heirs(candidates, change.regions[owned], preferences)
+    change.release_regions, change.release_nodes = change.regions, nodes[fits]
+    return change
+
+
 def release(table: RegionTable, rows: NDArray[Any]) -> tuple[Regions, U8]:
     """Stale copies of regions that are served, and their nodes. An offline region keeps them: one
     of them may be all that is left."""

@@ -20,6 +20,7 @@ from cluster import raft_types as rt
 from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
 from cluster.effects import (
+    CopiesDropped,
     NodeChanged,
     PairCut,
     RegionsChanged,
@@ -52,6 +53,7 @@ from node.joins import Joins
 from node.kept_log import KeptBytes
 from node.leader import Leader
 from node.leases import LeaseTable
+from node.refused import Refused
 from node.region_copy import RegionCopy
 from node.region_messages import RegionMessages
 from node.roles import OWNER, TRANSFER_ASKED
@@ -144,6 +146,7 @@ class NodeCore:
         self.waiting: dict[RegionCopy, None] = {}
         self.open_at_ns = now_ns + leases.grace_ns
         self.flapping = Flapping(settings.flaps)
+        self.refused = Refused(self)
         self.duties = Leader(self)
         self.detection = Detection(self)
         self.handover = HandOver(self)
@@ -356,6 +359,7 @@ class NodeCore:
         virtual = self.catalog.volume_manager.volume(copy.volume)
         row = virtual.table.row(copy.region, self.self_id)
         if row.ld < 0:
+            copy.owner = row.owner  # where whoever waits for it has to go
             self._drop(copy)
             return
         place = (row.ld, row.ld_region)
@@ -451,6 +455,9 @@ class NodeCore:
                 self._on_node_changed(effect.node, index, now_ns)
             elif isinstance(effect, PairCut):
                 self._on_pair_cut(effect, now_ns)
+            elif isinstance(effect, CopiesDropped):
+                for node in dict.fromkeys(effect.nodes.tolist()):
+                    self.refused.dropped(node, now_ns)
             elif type(effect) in NOTED:
                 rows = effect.regions.tolist()
                 self.effects.append(Note(NOTED[type(effect)], volume=effect.volume, regions=rows))

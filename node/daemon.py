@@ -346,7 +346,11 @@ class Node:
 
     def _region_error(self, key: tuple[int, int], error: StorageError) -> None:
         log.error("region.failed", volume=key[0], region=key[1], error=str(error))
-        if not isinstance(error, MediaError) or self.io.store is None:
+        if self.io.store is None:
+            return
+        if not isinstance(error, MediaError):
+            self.core.refused.failed(*key, self.ports.clock.now_ns())
+            self.io.turn_soon()
             return
         copy = self.core.copies.get(key[0], {}).get(key[1])
         if copy is not None and copy.role == JOINER:

@@ -286,18 +286,20 @@ class Leader:
             core.propose(encode(entry), None, now_ns)
 
     def trusted(self, now_ns: int) -> int:
-        """Bits of the nodes that may get copies: those that are up and not damped; all that are up
-        when the others have not two failure domains."""
+        """Bits of the nodes that may get copies: those that are up, not damped, and whose disks did
+        not refuse one; all that are up when the others have not two failure domains."""
         catalog = self._core.catalog
         up = catalog.up_mask
         trusted = up & ~self._core.flapping.damped_nodes(now_ns)
+        trusted &= ~self._core.refused.nodes(now_ns)
         apart = {catalog.domains[node] for node in catalog.nodes if trusted >> node & 1}
         return trusted if len(apart) > 1 else up
 
     def _avoided(self, now_ns: int) -> list[int]:
         """By node, bits of those that are not to join its regions: what it cannot talk to, or could
-        not too often, and who comes and goes."""
-        bits = [~self.trusted(now_ns) & 0xFF] * 8
+        not too often, who comes and goes, and whose own disks refuse copies."""
+        refused = self._core.refused.nodes(now_ns)
+        bits = [~self.trusted(now_ns) & 0xFF | refused] * 8
         pairs = self._core.flapping.damped_pairs(now_ns)
         for (about, _), witnesses in self._reports.items():
             pairs += [(reporter, about) for reporter in witnesses]

@@ -8,7 +8,7 @@ import pytest
 from base.ids import NOBODY
 from cluster import entries as log
 from cluster.catalog import Catalog, Loss, Pins
-from cluster.effects import Applied, RegionsForced
+from cluster.effects import Applied, CopiesDropped, RegionsForced
 from tests.cluster.test_catalog import Cluster, regions_of
 
 
@@ -159,6 +159,79 @@ def test_a_stale_copy_is_known_by_its_last_epoch_in_sync() -> None:
     cluster.down(third_of(cluster))
     slot = cluster.table.slot_of(0, replicant)
     assert cluster.table.slot_epoch[0, slot] == 1
+
+
+# Copies that the disks of their nodes refuse.
+
+
+def drop(cluster: Cluster, node: int, region: int = 0, epoch: int = 0) -> Applied:
+    now = epoch or int(cluster.table.epoch[region])
+    return cluster.apply(log.DropCopies(1, log.pack_rows([region], [node], [now])))
+
+
+def test_a_copy_that_is_refused_leaves_and_gives_its_space_back() -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    applied = drop(cluster, replicant)
+    row = cluster.catalog.row(1, 0, replicant)
+    assert (row.owner, row.in_sync, row.epoch, row.ld) == (owner, 1 << owner, 2, -1)
+    dropped = [effect for effect in applied.effects if isinstance(effect, CopiesDropped)]
+    assert [(e.regions.tolist(), e.nodes.tolist()) for e in dropped] == [([0], [replicant])]
+    assert cluster.catalog.check() == []
+
+
+def test_what_an_owner_is_refused_another_member_serves() -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    drop(cluster, owner)
+    row = cluster.catalog.row(1, 0, owner)
+    assert (row.owner, row.in_sync, row.offline, row.ld) == (replicant, 1 << replicant, False, -1)
+    assert cluster.catalog.check() == []
+
+
+def test_a_last_copy_stays_whatever_its_disks_say() -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    cluster.down(replicant)
+    assert drop(cluster, owner).result["skipped"] == 1
+    assert cluster.catalog.row(1, 0).in_sync == 1 << owner
+
+
+def test_a_joiner_that_is_refused_joins_no_more() -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    third = third_of(cluster, owner, replicant)
+    cluster.down(replicant)
+    cluster.join(0, third)
+    drop(cluster, third)
+    row = cluster.catalog.row(1, 0, third)
+    assert (row.joiner, row.in_sync, row.ld) == (NOBODY, 1 << owner, -1)
+
+
+@pytest.mark.parametrize("who", ["a stranger", "of an earlier epoch"])
+def test_a_refusal_that_fits_no_copy_is_void(who: str) -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    cluster.apply(log.MoveOwners(1, log.pack_rows([0], [replicant], [1])))
+    stranger = third_of(cluster, owner, replicant)
+    applied = drop(cluster, stranger) if who == "a stranger" else drop(cluster, owner, epoch=1)
+    assert applied.result["skipped"] == 1
+    assert cluster.catalog.row(1, 0).epoch == 2
+
+
+def test_a_copy_whose_disks_refused_it_is_not_waited_for_after_a_loss_of_power() -> None:
+    cluster = Cluster()
+    cluster.create()
+    owner, replicant = cluster.pair_of(0)
+    known = cluster.catalog.version
+    drop(cluster, replicant)
+    cluster.up(owner, known=known)
+    assert (cluster.catalog.row(1, 0).owner, cluster.catalog.row(1, 0).offline) == (owner, False)
 
 
 # A loss that an operator accepts.

@@ -28,6 +28,7 @@ EXAMPLES: list[log.Entry] = [
     log.ReleaseCopies(1, ROWS),
     log.ForceOpen(1, ROWS, bytes(4 * (len(ROWS) // log.ROW.itemsize))),
     log.Rebalance(True),
+    log.DropCopies(1, ROWS),
 ]
 
 
@@ -43,6 +44,7 @@ def test_kinds_are_a_format() -> None:
         "CreateVolume": 6, "GrowVolume": 7, "RemoveVolume": 8, "RecruitCopies": 9,
         "AdmitCopies": 10, "CancelJoins": 11, "MoveOwners": 12,
         "RehomeCopies": 13, "ReleaseCopies": 14, "ForceOpen": 15, "Rebalance": 16,
+        "DropCopies": 17,
     }  # fmt: skip
 
 

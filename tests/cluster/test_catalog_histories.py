@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -57,7 +58,8 @@ def entry_of(catalog: Catalog, step: Step) -> log.Entry:
     if kind <= 2:
         return log.NodeDown(node, life - (c == 3))
     if kind <= 6:
-        return log.NodeUp(node, max(0, life + 1 - (b == 7)), c in (1, 2), c == 3, INVENTORY)
+        known = max(0, catalog.version - 3 * b)
+        return log.NodeUp(node, max(0, life + 1 - (b == 7)), c in (1, 2), c == 3, INVENTORY, known)
     if kind == 7:
         return log.CutPair(node, life, other, catalog.node_state(other).incarnation)
     if kind == 8 and volumes and c:
@@ -94,7 +96,7 @@ def copy_entry(catalog: Catalog, number: int, a: int, c: int) -> log.Entry:
     nodes = (regions + a) % NODES
     rows = log.pack_rows(regions, nodes, table.epoch)
     if c == 2:
-        return log.ReleaseCopies(number, rows)
+        return log.ReleaseCopies(number, rows) if a % 2 else log.DropCopies(number, rows)
     slots = table.slots_of(regions, nodes.astype(np.uint8))
     held = np.where(slots >= 0, table.slot_epoch[regions, slots], 0)
     return log.ForceOpen(number, rows, held.astype("<u4").tobytes())
@@ -124,7 +126,33 @@ def check_state(catalog: Catalog) -> None:
             assert all(catalog.node_state(n).liveness is Liveness.UP for n in holders)
 
 
-def check_step(before: dict, after: dict, entry: log.Entry, index: int) -> None:
+def last_to_leave(catalog: Catalog) -> dict[tuple[int, int], tuple[int, int]]:
+    """(node, version) of every region: whose whole copy left last, and when."""
+    return {
+        (number, region): pair
+        for number, volume in catalog.volumes.items()
+        for region, pair in enumerate(
+            zip(volume.table.left.tolist(), volume.table.left_version.tolist(), strict=True)
+        )
+    }
+
+
+def goes_back(entry: log.Entry, in_sync: int, now_in_sync: int, last: tuple[int, int]) -> bool:
+    """To the copy that left when the only one that stayed could not have acted without it."""
+    return (
+        isinstance(entry, log.NodeUp)
+        and not entry.intact
+        and not entry.blank
+        and in_sync == 1 << entry.node
+        and last[0] != NOBODY
+        and now_in_sync == 1 << last[0]
+        and last[1] > entry.known
+    )
+
+
+def check_step(
+    before: dict, after: dict, entry: log.Entry, index: int, left: dict[Any, tuple[int, int]]
+) -> None:
     for key in sorted(before.keys() & after.keys()):
         owner, in_sync, joiner, epoch, version, offline = before[key]
         now_owner, now_in_sync, now_joiner, now_epoch, now_version, now_offline = after[key]
@@ -139,6 +167,9 @@ def check_step(before: dict, after: dict, entry: log.Entry, index: int) -> None:
         forced = isinstance(entry, log.ForceOpen)
         if forced and offline and not now_offline:
             assert now_in_sync == 1 << now_owner
+            continue
+        if goes_back(entry, in_sync, now_in_sync, left[key]):
+            assert now_owner == left[key][0]
             continue
         if offline and not now_offline:
             assert in_sync >> now_owner & 1
@@ -170,11 +201,12 @@ def run(history: list[Step], checked: bool) -> tuple[Catalog, list[bytes]]:
         payloads.append(log.encode(entry))
         index = len(payloads)
         before = row_tuples(catalog) if checked else {}
+        left = last_to_leave(catalog) if checked else {}
         image = bytes_at(catalog, index) if checked else b""
         applied = catalog.apply(index, payloads[-1])
         if checked:
             check_state(catalog)
-            check_step(before, row_tuples(catalog), entry, index)
+            check_step(before, row_tuples(catalog), entry, index, left)
             assert applied.refusal is None or catalog.to_bytes() == image
     return catalog, payloads
 

@@ -13,6 +13,7 @@ from node.core import CoreSettings
 from node.effects import NodeEffect
 from node.flapping import Flapping, FlapPolicy
 from node.leader import ALONE_NS, CUT_NS, RECRUIT_NS, REPORT_VALID_NS, REPROPOSE_NS, Leader
+from node.refused import Refused
 from tests.cluster.test_failover import apply, make
 from transport.messages import ReportDown, ReportStuck
 
@@ -51,6 +52,9 @@ class FakeCore:
     links: frozenset[int] = frozenset(range(8))
     flapping: Flapping = field(default_factory=lambda: Flapping(FlapPolicy(flaps_max=2)))
     agreement: FakeAgreement = field(default_factory=FakeAgreement)
+
+    def __post_init__(self) -> None:
+        self.refused = Refused(self)  # type: ignore[arg-type]
 
     def propose(self, entry: bytes, token: object, now_ns: int, repeatable: bool = False) -> None:
         self.proposed.append(log.decode(entry))
@@ -162,6 +166,20 @@ def test_a_node_that_comes_and_goes_gets_no_joiner(core: FakeCore) -> None:
     recruited = [entry for entry in core.proposed if isinstance(entry, log.RecruitCopies)]
     assert recruited
     assert all(6 not in entry.nodes for entry in recruited)
+
+
+def test_a_node_whose_disks_refused_a_copy_gets_no_joiner_for_a_while(core: FakeCore) -> None:
+    core.refused.dropped(6, 0)
+    apply(core.catalog, log.NodeDown(5, 15))
+    leader = leader_of(core)
+    leader.tick(0)
+    leader.tick(3000 * NS_PER_MS)
+    early = [entry for entry in core.proposed if isinstance(entry, log.RecruitCopies)]
+    assert early
+    assert all(6 not in entry.nodes for entry in early)
+    leader.tick(60_000 * NS_PER_MS)
+    late = [entry for entry in core.proposed if isinstance(entry, log.RecruitCopies)]
+    assert any(6 in entry.nodes for entry in late)
 
 
 def test_a_node_that_comes_and_goes_does_not_vote(core: FakeCore) -> None:
