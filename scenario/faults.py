@@ -244,6 +244,11 @@ FAULTS: Final[dict[str, FaultKind]] = {
             parameters=(Parameter("kib_per_s", 1, 1_000_000, required=True),),
         ),
         FaultKind(
+            "old_image", ("F30",), "the node dies, and begins again with its disks as they were"
+            " age_ms before, once the cluster has given it up", levels=(2,), needs_redundancy=True,
+            parameters=(Parameter("age_ms", 1, 1_000_000), Parameter("rebooted", 0, 1)),
+        ),
+        FaultKind(
             "no_links", ("F28",), "the node takes no new links; its link to each other node that is"
             " named breaks", levels=(2,), nodes=(1, 8),
         ),

@@ -51,6 +51,7 @@ GOALS: Final[dict[int, tuple[str, ...]]] = {
         "a disk left its mirrors",
         "a disk lost a write",
         "a narrow link held frames back",
+        "a node came back with disks of some time ago",
         "a node ran out of memory",
         "a node refused links, and they were tried again",
         "a node was killed before it had recovered",

@@ -88,6 +88,8 @@ class Draws:
             details = (("us", (500, 20_000, 150_000)[rng.below(3)]),)
         elif kind in ("loss", "duplicate", "reorder", "corrupt"):
             details = (("permille", (2, 20, 200)[rng.below(3)]),)
+        elif kind == "old_image":
+            details = (("age_ms", 1 + rng.below(1000)), ("rebooted", rng.below(2)))
         elif kind == "cap":
             details = (("kib_per_s", (20, 200, 2000)[rng.below(3)]),)
         elif kind == "memory":

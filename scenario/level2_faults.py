@@ -24,6 +24,7 @@ from scenario.faults import FAULTS, severed
 from scenario.level2_draws import Draws
 from scenario.level2_hardware import HARDWARE, loops_of, take_away
 from scenario.level2_media import MEANWHILE, MEDIA, Media
+from scenario.level2_old_image import OldImages
 from scenario.runs import FaultEvent
 from sim.cluster import SimNode
 from sim.device import CrashKind, SimDisk
@@ -53,6 +54,7 @@ class NodeFaults:
         self.stopping: SimNode | None = None
         self.draws = Draws(run)
         self.media = Media(self)
+        self.old = OldImages(self)
         self._listed = listed
         self.allow_loss = allow_loss
         self._shaped: list[tuple[int, str, int]] = []  # (node, kind, by how much)
@@ -72,7 +74,8 @@ class NodeFaults:
     def _at(self, when_ns: int, callback: Callable[..., object], *arguments: Any) -> None:
         self.loop.call_at_ns(when_ns, callback, *arguments, context=self.loop.outside)
 
-    def _after(self, delay_ms: int, callback: Callable[..., object], *arguments: Any) -> None:
+    def after(self, delay_ms: int, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call it so much later, outside of any node."""
         self._at(self.loop.now_ns + delay_ms * NS_PER_MS, callback, *arguments)
 
     def _plan(self) -> None:
@@ -126,7 +129,7 @@ class NodeFaults:
                 self.standing.remove(event)
                 undo(*arguments)
 
-        self._after(event.for_ms, end)
+        self.after(event.for_ms, end)
 
     def _node(self, event: FaultEvent) -> SimNode:
         return self.nodes[event.nodes[0]]
@@ -161,7 +164,7 @@ class NodeFaults:
                 self.crash(node, crash, sent=sent)
             wait_ms = event.for_ms * (place + 1) // len(event.nodes)
             last = place + 1 == len(event.nodes)
-            self._after(wait_ms, self._back, node, event if last else None)
+            self.after(wait_ms, self._back, node, event if last else None)
 
     def _back(self, node: SimNode, event: FaultEvent | None) -> None:
         self.restart(node)
@@ -204,8 +207,8 @@ class NodeFaults:
         self.goal("all machines lost power")
         for number, node in enumerate(self.nodes):
             # One after the other, so that for a while only some are back.
-            self._after(event.for_ms * (number + 1) // len(self.nodes), self.restart, node)
-        self._after(event.for_ms, self.over, event)
+            self.after(event.for_ms * (number + 1) // len(self.nodes), self.restart, node)
+        self.after(event.for_ms, self.over, event)
         return True
 
     def _pause(self, event: FaultEvent) -> bool:
@@ -246,7 +249,7 @@ class NodeFaults:
             self.run.failures.append(f"{node} did not stop: {task!r}")
             return
         node.ended()
-        self._after(event.for_ms, self._back, node, event)
+        self.after(event.for_ms, self._back, node, event)
 
     # ------------------------------------------------------------------ links
 
@@ -282,9 +285,9 @@ class NodeFaults:
         """The nodes one by one in the first half, and the other way round in the second."""
         half_ms, count = event.for_ms // 2, len(event.nodes)
         for place, node in enumerate(event.nodes):
-            self._after(half_ms * place // count, self._clog_one, event, node)
-            self._after(half_ms + half_ms * (count - place) // count, self._unclog, node)
-        self._after(event.for_ms, self.over, event)
+            self.after(half_ms * place // count, self._clog_one, event, node)
+            self.after(half_ms + half_ms * (count - place) // count, self._unclog, node)
+        self.after(event.for_ms, self.over, event)
         return True
 
     def _clog_one(self, event: FaultEvent, node: int) -> None:
@@ -345,7 +348,7 @@ class NodeFaults:
         cache.max_bytes = max(int(event.detail("kib")) * KiB, cache.dirty_bytes)
         cache.high_bytes = min(cache.high_bytes, cache.max_bytes // 2)
         cache.low_bytes = min(cache.low_bytes, cache.high_bytes)
-        self._after(event.for_ms, self._out_of_memory, event, sim, sim.lives, waits)
+        self.after(event.for_ms, self._out_of_memory, event, sim, sim.lives, waits)
         return True
 
     def _out_of_memory(self, event: FaultEvent, sim: SimNode, life: int, waits: int) -> None:
@@ -358,7 +361,7 @@ class NodeFaults:
             self.goal("writes waited for memory")
         self.goal("a node ran out of memory")
         self.crash(sim, CrashKind.KILL, sent=False)
-        self._after(RESTART_MS, self._back, sim, event)
+        self.after(RESTART_MS, self._back, sim, event)
 
     # ------------------------------------------------------------------ clocks
 
@@ -392,10 +395,10 @@ class NodeFaults:
         elif node.ready and self.stopping is None and not node.paused:
             self.end(node, event)
         elif node.ready:
-            self._after(RESTART_MS, self._end_failed, node, event)
+            self.after(RESTART_MS, self._end_failed, node, event)
         else:
             node.ended()
-            self._after(event.for_ms, self._back, node, event)
+            self.after(event.for_ms, self._back, node, event)
 
     def _disk(self, event: FaultEvent) -> SimDisk:
         return self.disk(event.nodes[0], str(event.detail("device", "journal")))
@@ -467,10 +470,14 @@ class NodeFaults:
         self._for(event, put_back)
         return True
 
+    def _old_image(self, event: FaultEvent) -> bool:
+        return self.old.strike(event)
+
     @property
     def weak(self) -> int | None:
         """The node that lacks what only others have now: its media are damaged or out of reach."""
-        away = [event.nodes[0] for event in self.standing if event.kind in HARDWARE]
+        kinds = (*HARDWARE, "old_image")
+        away = [event.nodes[0] for event in self.standing if event.kind in kinds]
         return away[0] if away else self.media.node
 
     def may_strike(self, event: FaultEvent) -> bool:
@@ -528,6 +535,7 @@ PERFORM: Final[dict[str, Callable[[NodeFaults, FaultEvent], bool]]] = {
     "reorder": NodeFaults._shape,
     "corrupt": NodeFaults._shape,
     "cap": NodeFaults._shape,
+    "old_image": NodeFaults._old_image,
     "no_links": NodeFaults._no_links,
     "memory": NodeFaults._memory,
     "drift": NodeFaults._drift,

@@ -113,7 +113,7 @@ class Media:
         self.hit[self.node] = None
         device = str(event.detail("device"))
         damage(self._faults.disk(self.node, device), event)
-        self._faults._after(event.for_ms, self._over, event)
+        self._faults.after(event.for_ms, self._over, event)
         return True
 
     def healed(self) -> None:
@@ -143,7 +143,7 @@ class Media:
             self._scrubbed(task)
         elif task is None and sim.runs and self._calm():
             self._begin(sim)
-        self._faults._after(LOOK_MS, self._look)
+        self._faults.after(LOOK_MS, self._look)
 
     def _calm(self) -> bool:
         """Nothing else stands, and the other copy is there to help."""

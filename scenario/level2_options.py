@@ -45,6 +45,7 @@ class Level2Options:
     caps: int = 0
     no_links: int = 0
     memory: int = 0
+    old_images: int = 0
     drifts: int = 0
     wall_jumps: int = 0
     slow_disks: int = 0
@@ -140,6 +141,7 @@ WEIGHTS: Final = {
     "cap": "caps",
     "no_links": "no_links",
     "memory": "memory",
+    "old_image": "old_images",
     "drift": "drifts",
     "wall_jump": "wall_jumps",
     "slow_disk": "slow_disks",
@@ -260,6 +262,7 @@ def swarm(seed: int, **fixed: Any) -> Level2Options:
         caps=_one_in(rng, 4),
         no_links=_one_in(rng, 4),
         memory=_one_in(rng, 4),
+        old_images=_one_in(rng, 5),
     )
     if drawn.power_all:
         drawn = replace(drawn, zero_weight=0, trim_weight=0)
@@ -329,6 +332,7 @@ def reconfiguration(seed: int) -> Level2Options:
         nodes=_nodes(rng), seconds=4, **drawn,
         crashes=3, pauses=1, slow=0, stops=1, cuts=3, partitions=1, flaps=2, clogs=1, swizzles=1,
         losses=1, down_max=1 + rng.below(2), caps=1, no_links=1, memory=1,
+        old_images=1,
     )  # fmt: skip
 
 

@@ -90,6 +90,12 @@ class NodeChecks:
                 lost, regions[key] = kept.lost, Kept(0)  # what was there before may be back
                 regions[key].lost = lost
 
+    def rolled_back(self, node: SimNode) -> None:
+        """Its disks are those of some time ago: nothing that it held since is promised (F30)."""
+        self._kept.get(node.number, {}).clear()
+        for place in [place for place in self._epochs if place[0] == node.number]:
+            del self._epochs[place]
+
     def forget_committed(self) -> None:
         """All machines lost power: what was acknowledged and not synced may be gone (F3)."""
         self._committed.clear()

@@ -233,6 +233,15 @@ class SimDisk:
             cell[0] ^= flip
             image.write(offset, cell)
 
+    def image(self) -> SparseImage:
+        """A copy of what a read would return now, for `put_back`."""
+        return self._present.copy()
+
+    def put_back(self, image: SparseImage) -> None:
+        """The disk holds what it held then, all of it durable (F30)."""
+        self.wipe()
+        self._durable, self._present = image.copy(), image.copy()
+
     def wipe(self) -> None:
         """A blank replacement (F29)."""
         self._life += 1
