@@ -58,7 +58,7 @@ from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
-from node.roles import JOINER
+from node.roles import JOINER, NONE
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
@@ -356,6 +356,12 @@ class Node:
         if copy is not None and copy.role == JOINER:
             state_transfer.page_lost(copy)
             self.io.turn_soon()
+        elif copy is not None and copy.role == NONE:
+            # Nobody repairs a stale copy, and its page holds the journal of the whole node.
+            full = self.journal.is_full and self.rebuild.place_of(key) is not None
+            if full and state_transfer.give_up(copy):
+                self.core.effects.append(fx.OpenRegion(copy, True))
+                self.io.turn_soon()
         else:
             self.repair.begin(key, error)
 

@@ -287,6 +287,15 @@ def page_lost(copy: RegionCopy) -> None:
         refuse(copy, copy.owner, copy.epoch, copy.session)
 
 
+def give_up(copy: RegionCopy) -> bool:
+    """Forget all that a stale copy has: it will be filled in full. False: it may have to open its
+    region again, so it must keep what it has."""
+    if copy.role != NONE or copy.self_id in copy.members:
+        return False
+    copy.reset_place()
+    return True
+
+
 def begin(copy: RegionCopy, sender: int, message: TransferBegin) -> None:
     """The owner starts a session. Refused by a member, and by a copy that does not stand where it
     said; ignored when it is an older one."""

@@ -362,6 +362,19 @@ def test_a_member_whose_disks_have_lost_a_page_stays_what_it_is() -> None:
     assert (world.copies[1].spoiled, world.effects[1]) == (False, [])
 
 
+def test_a_stale_copy_that_gave_up_what_it_had_is_filled_in_full() -> None:
+    world = away()
+    assert state_transfer.give_up(world.copies[1])
+    assert world.copies[1].position() == (True, 0, 0)
+    lose_log(world.copies[0])
+    assert rejoin(world, 0, 1) == "full at 5"
+
+
+def test_a_member_never_gives_up_what_it_has() -> None:
+    world = pair()
+    assert not state_transfer.give_up(world.copies[1])
+
+
 # ------------------------------------------------------------------ tails of stale copies
 
 
