@@ -1,11 +1,12 @@
-"""shell: the console script: the commands of `admin.cli`, and `sim`, which lies on this floor.
+"""shell: the console script: the commands of `admin.cli`, and those that lie on this floor.
 
-What simulates is imported when a command of `sim` is used or asked about, so that no other command
+What simulates is imported when a command of it is used or asked about, so that no other command
 starts later for it.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any, Final
 
@@ -16,17 +17,25 @@ from admin import output
 from admin.cli import app
 from base.errors import StorageError
 
-HELP: Final = "Search the simulator for seeds that break a rule, replay and shrink them."
+GROUPS: Final = {  # name: (module, attribute, help)
+    "sim": (
+        "scenario.cli", "sim_app",
+        "Search the simulator for seeds that break a rule, replay and shrink them.",
+    ),
+    "scenario": (
+        "scenario.files.commands", "scenario_app",
+        "Run scenario files: break a cluster on purpose and prove what happened.",
+    ),
+}  # fmt: skip
 
 
-class _Sim(TyperGroup):
-    """The group `sim`; its commands are imported when somebody asks for them."""
+class _Later(TyperGroup):
+    """A group of `GROUPS`; its commands are imported when somebody asks for them."""
 
     def _load(self) -> None:
         if not self.commands:
-            from scenario.cli import sim_app
-
-            group = typer.main.get_command(sim_app)
+            module, attribute, _ = GROUPS[str(self.name)]
+            group = typer.main.get_command(getattr(importlib.import_module(module), attribute))
             self.commands.update(getattr(group, "commands", {}))
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -44,7 +53,8 @@ def command() -> TyperGroup:
     """All of `eightfold`."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    group.commands["sim"] = _Sim(name="sim", help=HELP, no_args_is_help=True)
+    for name, (_, _, text) in GROUPS.items():
+        group.commands[name] = _Later(name=name, help=text, no_args_is_help=True)
     return group
 
 

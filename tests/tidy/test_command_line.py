@@ -9,11 +9,13 @@ import typer
 
 from admin.cli import app
 from scenario.cli import sim_app
+from scenario.files.commands import scenario_app
 
 
 def commands() -> Iterator[tuple[str, typer.core.TyperCommand | typer.core.TyperGroup]]:
     waiting = [("eightfold", typer.main.get_command(app))]
     waiting.append(("eightfold sim", typer.main.get_command(sim_app)))
+    waiting.append(("eightfold scenario", typer.main.get_command(scenario_app)))
     while waiting:
         name, command = waiting.pop()
         yield name, command
