@@ -27,11 +27,12 @@ Key = tuple[int, int]
 class Kept:
     """What the journal of one node holds of one region: all up to `base`, and `held` by seq."""
 
-    __slots__ = ("base", "begun", "held", "lost")
+    __slots__ = ("base", "begun", "ended", "held", "lost")
 
     def __init__(self, base: int, begun: tuple[int, Journal] | None = None) -> None:
         self.base = base
         self.begun = begun  # the note by which a transfer made it: (lsn, its journal)
+        self.ended = begun is None  # that transfer; until then nobody counts on the copy
         # Names that went with the power: the node had acknowledged them before.
         self.lost: dict[tuple[int, int], None] = {}
         # By seq: (epoch, lsn, the journal of the life that wrote it; None: synced since).
@@ -147,9 +148,9 @@ class NodeChecks:
 
     def _listen_to_journal(self, number: int, node: Node, kept: dict[Key, Kept]) -> None:
         store, journal = node.store, node.journal
-        append, truncate, begin, drop, journalled = (
-            store.append, store.truncate, store.begin_transfer, store.drop_region,
-            journal.on_journalled,
+        append, truncate, begin, end, drop, journalled = (
+            store.append, store.truncate, store.begin_transfer, store.end_transfer,
+            store.drop_region, journal.on_journalled,
         )  # fmt: skip
         # A record may be voided and come again before its first entry is written: in their order.
         lsns: dict[tuple[int, int, int, int], deque[int]] = {}
@@ -175,6 +176,11 @@ class NodeChecks:
             kept[note.volume, note.region] = Kept(note.base_seq, begun)
             begin(note)
 
+        async def transfer_ended(key: Key, session: int) -> None:
+            await end(key, session)
+            if key in kept:
+                kept[key].ended = True
+
         def dropped(key: Key) -> None:
             kept.pop(key, None)
             drop(key)
@@ -193,6 +199,7 @@ class NodeChecks:
         store.append = appended  # type: ignore[method-assign]
         store.truncate = truncated  # type: ignore[method-assign]
         store.begin_transfer = transfer_begun  # type: ignore[method-assign]
+        store.end_transfer = transfer_ended  # type: ignore[method-assign]
         store.drop_region = dropped  # type: ignore[method-assign]
         journal.on_journalled = on_journalled
 
@@ -206,8 +213,11 @@ class NodeChecks:
         made = Kept(copy.committed)
         made.held = {record.seq: (record.epoch, -1, None) for record in copy.tail()}
         known = self._kept[sim.number].get(key)
-        # What a transfer had not ended begins anew; a member that says so breaks I8.
-        if known is not None and copy.complete:
+        if known is not None and not (copy.complete and known.ended):
+            # It goes on from the record since which the transfer began, or its first note was lost.
+            # What it had not ended begins anew; a member that says so breaks I8.
+            made.lost = known.lost
+        elif known is not None:
             if known.base > made.base:
                 self.fail("I9", f"{copy} was restored behind its base {known.base}")
             for seq, (epoch, _, _) in known.held.items():
