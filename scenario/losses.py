@@ -9,7 +9,8 @@ between the flushed one and the last one. The rule, for one block and one loss p
   when nothing was lost between the write and the end of the flush.
 - A value may be there after the loss unless a covered write certainly came after it: was invoked
   when every write of that value had been answered already.
-- Only one value from before may be there. What was under way at the loss may happen, once, later.
+- Only one value from before may be there. What was under way at the loss may happen, once, later;
+  when it is answered it must have, unless that value may have come after it, before the loss.
 - Between two loss points the block is a linearisable register that begins with that value.
 
 Reads under way at a loss say nothing. All of it is cautious: what it rejects is wrong, what it lets
@@ -112,6 +113,11 @@ class _Block:
         if (self.volume, piece) in self.flushes and value in self.row_of:
             self.covered.append((loss, self.row_of[value]))
 
+    def follows(self, value: int, row: int) -> bool:
+        """The last write of that value may have come after the write of that row."""
+        written = self.row_of.get(value)
+        return written is not None and self.history.end[written] > self.history.start[row]
+
     def superseded(self, value: int) -> int | None:
         """A covered write that certainly came after every write of that value."""
         end = self.last_end[value]
@@ -136,6 +142,7 @@ def _split(
     for row in rows:
         by_piece.setdefault(_piece_of(losses, history.start[row]), []).append(row)
     under_way: list[int] = []
+    before: set[int] = set()  # of them, those that may have happened before the loss
     for number, piece in enumerate(pieces):
         mine = by_piece.get(number, [])
         stop = losses[number] if number < len(losses) else NEVER
@@ -151,11 +158,12 @@ def _split(
             broken = _carried(history, state, volume, block, seen)
             if broken is not None:
                 return broken
+            before = {row for row in under_way if any(state.follows(v, row) for v in seen)}
             for value in seen:
                 state.carried(value, losses[number - 1], number)
                 if value:
                     _put(piece, volume, block, value)
-        _deal(history, piece, volume, block, [*under_way, *mine], stop)
+        _deal(history, piece, volume, block, [*under_way, *mine], stop, before)
         for row in mine:
             if history.kind[row] == Kind.WRITE:
                 state.note(row, number, history.end[row] < stop)
@@ -209,15 +217,17 @@ def _put(piece: History, volume: int, block: int, value: int) -> None:
 
 
 def _deal(
-    history: History, piece: History, volume: int, block: int, rows: list[int], stop: int
-) -> None:
-    """The operations of one piece, in the order of their events."""
+    history: History, piece: History, volume: int, block: int, rows: list[int], stop: int,
+    before: set[int],
+) -> None:  # fmt: skip
+    """The operations of one piece, in the order of their events. before: these may have happened
+    in an earlier one: they stay open, so they may happen in this one, and need not."""
     events: list[tuple[int, int, int]] = []  # (position, 0 begins or 1 ends, row)
     for row in rows:
         if history.kind[row] == Kind.READ and not _counts(history, row, stop):
             continue
         events.append((history.start[row], 0, row))
-        if history.end[row] < stop:
+        if history.end[row] < stop and row not in before:
             events.append((history.end[row], 1, row))
     open_rows: dict[int, int] = {}
     for _, ends, row in sorted(events):

@@ -105,6 +105,19 @@ def test_a_write_under_way_at_a_loss_may_happen_after_it_but_once() -> None:
     assert script.read(A).found()
 
 
+def test_a_write_that_happened_before_the_loss_and_is_answered_after_it_is_accepted() -> None:
+    # Level 1, power 148: it was repeated after the loss, and recognised as done.
+    script = Script().begin("slow", Kind.WRITE, A).write(B, fua=True).loss().end("slow")
+    assert script.read(B).found() == []
+
+
+def test_a_write_under_way_that_is_answered_after_the_loss_is_not_lost() -> None:
+    # What is there came certainly before it, so it must have happened since.
+    script = Script().write(B, fua=True).begin("slow", Kind.WRITE, A).loss().end("slow")
+    (violation,) = script.read(B).found()
+    assert violation.invariant == "I2"
+
+
 def test_a_read_under_way_at_a_loss_says_nothing() -> None:
     script = Script().write(A).flush().begin("r", Kind.READ).loss().end("r", 0)
     assert script.read(A).found() == []
