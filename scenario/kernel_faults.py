@@ -35,12 +35,13 @@ class KernelFaults:
         self.listed = listed
         self.allow_loss = loss
         self.performed: list[FaultEvent] = []
+        self.redundant: list[bool] = []  # of each, whether everything was when it struck
         self.refused = ""  # why a listed fault was outside of the budget
         self.lost: list[KernelNode] = []
         self.cut: list[tuple[int, int]] = []
         self._rng = run.kernel.streams.stream("faults")
         self._flaps = run.kernel.streams.stream("flaps")
-        self._begin_ns = 0
+        self.begun_ns = 0
         self._end_ns = 0
         self._destroyed = False
         self._struck_ns = 0  # when the last fault was over
@@ -51,37 +52,37 @@ class KernelFaults:
 
     def begin(self, end_ns: int) -> None:
         """Hosts run from now on; no fault strikes after `end_ns`."""
-        self._begin_ns = self.kernel.now_ns
+        self.begun_ns = self.kernel.now_ns
         self._end_ns = end_ns
         if self.listed is not None:
             for event in self.listed:
-                self.kernel.at(self._begin_ns + event.at_ms * NS_PER_MS, self._listed, event)
+                self.kernel.at(self.begun_ns + event.at_ms * NS_PER_MS, self._listed, event)
             return
         self._plan()
         if self.run.options.flap_every_ms:
             self._plan_flap()
         if self.run.options.grow:
             at_ms = 1 + self._rng.below(self.run.options.seconds * 1000)
-            self.kernel.at(self._begin_ns + at_ms * NS_PER_MS, self._draw_single, "grow")
+            self.kernel.at(self.begun_ns + at_ms * NS_PER_MS, self._draw_single, "grow")
 
     def begin_script(self, end_ns: int) -> None:
         """Hosts run from now on; whatever strikes comes from a script."""
-        self._begin_ns = self.kernel.now_ns
+        self.begun_ns = self.kernel.now_ns
         self._end_ns = end_ns
 
     def now_ms(self) -> int:
         """Whole milliseconds since the hosts began, rounded up."""
-        return -(-(self.kernel.now_ns - self._begin_ns) // NS_PER_MS)
+        return -(-(self.kernel.now_ns - self.begun_ns) // NS_PER_MS)
 
     def _plan(self) -> None:
         mean_ns = self.run.options.fault_every_ms * NS_PER_MS
         wait_ms = 50 + self._rng.exponential(mean_ns) // NS_PER_MS
-        self.kernel.at(self._begin_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw)
+        self.kernel.at(self.begun_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw)
 
     def _plan_flap(self) -> None:
         mean_ns = self.run.options.flap_every_ms * NS_PER_MS
         wait_ms = 1 + self._flaps.exponential(mean_ns) // NS_PER_MS
-        self.kernel.at(self._begin_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw_flap)
+        self.kernel.at(self.begun_ns + (self.now_ms() + wait_ms) * NS_PER_MS, self._draw_flap)
 
     def _listed(self, event: FaultEvent) -> None:
         kind = FAULTS[event.kind]
@@ -184,7 +185,7 @@ class KernelFaults:
             victim = (node + 1 + rng.below(options.nodes - 1)) % options.nodes
             crash_ms, down_ms = at_ms + rng.below(UNNOTICED_MS), self._below(options.down_ms)
             crash = FaultEvent(crash_ms, "kill", (victim,), down_ms)
-            self.kernel.at(self._begin_ns + crash_ms * NS_PER_MS, self._crash, crash)
+            self.kernel.at(self.begun_ns + crash_ms * NS_PER_MS, self._crash, crash)
         return FaultEvent(at_ms, name, (node,), for_ms, details)
 
     def _below(self, most_ms: int) -> int:
@@ -202,7 +203,7 @@ class KernelFaults:
             # Somebody crashes before the cut ends.
             victim = self.kernel.nodes[rng.below(len(self.kernel.nodes))].node
             crash = FaultEvent(at_ms + rng.below(for_ms), "kill", (victim,), self._below(200))
-            self.kernel.at(self._begin_ns + crash.at_ms * NS_PER_MS, self._blink, crash)
+            self.kernel.at(self.begun_ns + crash.at_ms * NS_PER_MS, self._blink, crash)
         return FaultEvent(at_ms, "cut", (node, *others[: max(1, count)]), for_ms, details)
 
     def _blink(self, crash: FaultEvent) -> None:
@@ -241,8 +242,10 @@ class KernelFaults:
 
     def strike(self, event: FaultEvent) -> None:
         """Perform it now, if it applies to the cluster as it is; then it is on record."""
+        whole = self.run.redundant()
         if PERFORM[event.kind](self, event):
             self.performed.append(event)
+            self.redundant.append(whole)
             over_ns = self.kernel.now_ns + event.for_ms * NS_PER_MS
             self._struck_ns = max(self._struck_ns, over_ns)
             self._destroyed = self._destroyed or event.kind in GONE

@@ -21,7 +21,7 @@ from base.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from cluster.entries import CreateVolume, encode
 from node.effects import Answer
 from scenario.catalog_checks import CatalogChecks
-from scenario.checkers import check_history
+from scenario.checkers import Violation, check_history
 from scenario.history import History
 from scenario.kernel_faults import KernelFaults
 from scenario.losses import check_with_losses
@@ -29,6 +29,7 @@ from scenario.profiles import SeedOptions, swarm
 from scenario.runs import FaultEvent
 from scenario.scripts import Script, script_of
 from scenario.sim_host import SimHost
+from scenario.stalls import bound_ms, check_stalls
 from scenario.state_checks import StateChecks, Violated
 from scenario.workload import Host, HostConfig
 from sim.kernel import Kernel, KernelConfig, KernelNode
@@ -250,8 +251,21 @@ class SeedRun:
         # With `durability: synced` nothing that was acknowledged may be missing, ever.
         judge = check_history if self.options.durability_synced else check_with_losses
         violations = judge(self.history)
+        violations = violations or self._stalls()
         if violations:
             raise Violated(f"history of seed {kernel.seed}: {violations[0]}")
+
+    def _stalls(self) -> list[Violation]:
+        """I27."""
+        options, faults = self.options, self.faults
+        slowest_us = max(
+            options.tail_us, options.delay_us, options.journal_us, options.sync_us,
+            options.fetch_tail_us,
+        )  # fmt: skip
+        most_ms = bound_ms(options.grace_ms, slowest_us // 1000)
+        return check_stalls(
+            self.history, faults.performed, faults.redundant, faults.begun_ns, most_ms
+        )
 
     def _check_space(self) -> None:
         """What a node was told to drop is gone a moment later, not at once."""

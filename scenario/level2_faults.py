@@ -47,6 +47,7 @@ class NodeFaults:
         self.loop = run.loop
         self.nodes = run.nodes
         self.performed: list[FaultEvent] = []
+        self.redundant: list[bool] = []  # of each, whether everything was when it struck
         self.standing: list[FaultEvent] = []
         self.cut: list[tuple[int, int]] = []
         self.goals: dict[str, None] = {}
@@ -58,18 +59,18 @@ class NodeFaults:
         self._listed = listed
         self.allow_loss = allow_loss
         self._shaped: list[tuple[int, str, int]] = []  # (node, kind, by how much)
-        self._begin_ns = self._end_ns = 0
+        self.begun_ns = self._end_ns = 0
 
     # ------------------------------------------------------------------ when
 
     def begin(self, end_ns: int) -> None:
         """Hosts run from now on, and faults may begin until `end_ns`."""
-        self._begin_ns, self._end_ns = self.loop.now_ns, end_ns
+        self.begun_ns, self._end_ns = self.loop.now_ns, end_ns
         if self._listed is None:
             self._plan()
             return
         for event in self._listed:
-            self._at(self._begin_ns + event.at_ms * NS_PER_MS, self.strike, event)
+            self._at(self.begun_ns + event.at_ms * NS_PER_MS, self.strike, event)
 
     def _at(self, when_ns: int, callback: Callable[..., object], *arguments: Any) -> None:
         self.loop.call_at_ns(when_ns, callback, *arguments, context=self.loop.outside)
@@ -80,11 +81,11 @@ class NodeFaults:
 
     def _plan(self) -> None:
         at_ms = self.at_ms() + self.draws.pause_ms()
-        self._at(self._begin_ns + at_ms * NS_PER_MS, self._draw)
+        self._at(self.begun_ns + at_ms * NS_PER_MS, self._draw)
 
     def at_ms(self) -> int:
         """Since the hosts began."""
-        return (self.loop.now_ns - self._begin_ns) // NS_PER_MS
+        return (self.loop.now_ns - self.begun_ns) // NS_PER_MS
 
     def _draw(self) -> None:
         if self.loop.now_ns >= self._end_ns:
@@ -101,8 +102,9 @@ class NodeFaults:
     def strike(self, event: FaultEvent) -> None:
         """Perform it now, if it applies to the cluster as it is; then it is on record."""
         kind = FAULTS[event.kind]
+        whole = self.run.judge.redundant()
         if not self.allow_loss:
-            if kind.needs_redundancy and not self.run.judge.redundant():
+            if kind.needs_redundancy and not whole:
                 return
             if not self.may_strike(event):
                 return
@@ -111,6 +113,7 @@ class NodeFaults:
             self.standing.remove(event)
             return
         self.performed.append(event)
+        self.redundant.append(whole)
         first = event.nodes[0] if event.nodes else -1
         self.loop.trace("fault", (event.kind, first, event.for_ms))
         if not kind.standing:

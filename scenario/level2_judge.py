@@ -17,6 +17,7 @@ from scenario.final_checks import Images, check_logs, check_replay, check_space
 from scenario.level2_hardware import GOAL_OF
 from scenario.level2_media import scrub
 from scenario.losses import check_with_losses
+from scenario.stalls import bound_ms, check_stalls
 from scenario.state_checks import Violated
 from sim.cluster import SimNode
 
@@ -144,7 +145,12 @@ class Judge:
         for node in self.nodes:
             self.look_at(node)
         self._check_bounds()
-        violations = check_with_losses(run.history)
+        options, faults = run.options, run.faults
+        slowest_us = max(options.tail_us, options.delay_us, options.sync_us, options.read_us)
+        violations = check_with_losses(run.history) or check_stalls(
+            run.history, faults.performed, faults.redundant, faults.begun_ns,
+            bound_ms(options.grace_ms, slowest_us // 1000),
+        )  # fmt: skip
         if violations:
             raise Violated(f"history of seed {run.seed}: {violations[0]}")
 

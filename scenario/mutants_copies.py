@@ -450,7 +450,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "lease-on-wall-clock", "6", "leases run on the wall clock, which jumps",
-        ("I5", "I2", "I10", "I26"), _lease_on_wall_clock, options=JUMPS, seeds=40,
+        ("I5", "I2", "I10", "I26", "I29"), _lease_on_wall_clock, options=JUMPS, seeds=40,
     ),
     Mutation(
         "grace-below-lease", "7", "the grace is shorter than the lease",

@@ -16,6 +16,7 @@ from base.errors import InvalidRequest
 from scenario import level1, level2
 from scenario.faults import nearest
 from scenario.level2_options import LEVEL2
+from scenario.metamorphic import digest, first_difference, is_due, twins
 from scenario.mutations import applied, mutation_of
 from scenario.profiles import LEVEL1, with_options
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
@@ -102,6 +103,9 @@ def _judged(request: RunRequest, run: Any, watch: Watch | None) -> RunResult:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the verdict of this run
         verdict, rule = FAILED, type(error).__name__
         text = "".join(traceback.format_exception(error)[-6:])
+    if verdict == PASSED and is_due(request):
+        text = _moved_by_wall_clocks(request, run)
+        verdict, rule = (VIOLATED, "I29") if text else (PASSED, "")
     refused = run.faults.refused if request.level == 1 else ""
     if refused:
         verdict, rule, text = REFUSED, "", refused
@@ -136,6 +140,27 @@ def _go(request: RunRequest, run: Any, watch: Watch | None) -> None:
         finally:
             if watch is not None:
                 watch.ended(run)
+
+
+def _moved_by_wall_clocks(request: RunRequest, first: Any) -> str:
+    """I29: what jumps of the wall clocks have changed, in words; "" when nothing."""
+    options = first.options
+    last_ms = options.seconds * 1000
+    calm, jumping = twins(request, tuple(first.faults.performed), options.nodes, last_ms)
+    histories = []
+    for twin in (calm, jumping):
+        run = run_of(twin)
+        try:
+            _go(twin, run, None)
+        except Violated as violated:
+            return f"I29: with wall clocks that jump, {violated}" if twin is jumping else ""
+        histories.append(run.history)
+    if digest(histories[0]) == digest(histories[1]):
+        return ""
+    return (
+        f"I29 in seed {request.seed}: hosts see another history when wall clocks jump:"
+        f" {first_difference(*histories)}"
+    )
 
 
 def _rule_of(text: str) -> str:
