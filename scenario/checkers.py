@@ -58,7 +58,7 @@ def check_phantoms(history: History) -> list[Violation]:
 
 
 def check_registers(history: History) -> list[Violation]:
-    """I1, I2: at most one violation per register, by volume and block."""
+    """I1, I2, I17: at most one violation per register, by volume and block."""
     table = _Table(history)
     found: dict[int, Violation] = {}
     grouped: dict[int, list[int]] = {register: [] for register in table.repeated}

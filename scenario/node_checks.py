@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from base.units import NS_PER_S
+from node.cache import Page
 from node.daemon import Node
 from node.journal import Journal
 from node.region_copy import RegionCopy
@@ -51,7 +53,7 @@ class Kept:
 
 
 class NodeChecks:
-    """I5 to I9 and I12, and I9 again over crashes."""
+    """I5 to I9, I12 and I31, and I9 again over crashes."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -112,12 +114,14 @@ class NodeChecks:
         kept = self._kept.setdefault(number, {})
         self._restored[number] = {}
         self._listen_to_journal(number, node, kept)
+        destaged = self._listen_to_destage(sim, node)
         store, core, io = node.store, node.core, node.io
         apply, restore, recovered = store.apply, core.restore_copy, core.store_recovered
         answer, topology = io._answer, node.control.on_topology
 
         def applied(record: Record) -> None:
             self._applied(sim, node, record)
+            destaged(record)
             apply(record)
 
         def restored(volume: int, region: int, **state: Any) -> RegionCopy:
@@ -202,6 +206,40 @@ class NodeChecks:
         store.end_transfer = transfer_ended  # type: ignore[method-assign]
         store.drop_region = dropped  # type: ignore[method-assign]
         journal.on_journalled = on_journalled
+
+    def _listen_to_destage(self, sim: SimNode, node: Node) -> Callable[[Record], None]:
+        """I31: no page goes to a disk before the records that made it are synced. Returns what
+        wants to know of each record that is about to be applied."""
+        store, journal = node.store, node.journal
+        destager, cache = store.destager, store.cache
+        write = destager._write_now
+        # By page, for each stamp of the cache the newest record that was applied under it: its lsn.
+        made: dict[tuple[Key, int], dict[int, int]] = {}
+
+        def applying(record: Record) -> None:
+            key = (record.volume, record.region)
+            region = store.regions[key]
+            lsn = region.pending[record.seq]
+            for index in region.touched_by(record):
+                made.setdefault((key, index), {})[cache.stamp] = lsn
+
+        def writing(group: list[Page]) -> bool:
+            for page in group:
+                newest = page.newest if page.sealed is None else page.sealed.newest
+                place = (page.region.key, page.index)
+                lsns = made.get(place, {})
+                for stamp in [stamp for stamp in lsns if stamp <= newest]:
+                    if lsns[stamp] > journal.synced_lsn:
+                        self.fail(
+                            "I31",
+                            f"{sim} destages page {page.index} of {place[0]} with the record at lsn"
+                            f" {lsns[stamp]}, and is synced up to {journal.synced_lsn}",
+                        )
+                    del lsns[stamp]
+            return write(group)
+
+        destager._write_now = writing  # type: ignore[method-assign]
+        return applying
 
     # ------------------------------------------------------------------ rules
 

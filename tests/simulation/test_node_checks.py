@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from node.destage import Destager
 from scenario.level2 import run_seed
-from scenario.level2_options import LEVEL2
+from scenario.level2_options import LEVEL2, Level2Options
 from scenario.node_checks import Kept, NodeChecks
 from scenario.state_checks import Violated
 
@@ -56,3 +57,21 @@ def test_copy_whose_transfer_had_not_ended_may_go_on_from_before() -> None:
 @pytest.mark.parametrize("seed", [15, 21])
 def test_crash_in_the_middle_of_a_transfer_of_changes_is_no_loss(seed: int) -> None:
     run_seed(seed, LEVEL2["default"](seed))
+
+
+def _noted_at_once(destager: Destager) -> None:
+    """Mutant: what was applied may be destaged before anything says that it is synced."""
+    destager.noted(destager.append_note()[1])
+
+
+def test_page_that_is_destaged_before_its_records_are_synced_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = Level2Options(
+        seconds=2, nodes=3, crashes=0, pauses=0, slow=0, stops=0, writes_per_s=150,
+        destage_after_ms=20, sync_us=20_000,
+    )  # fmt: skip
+    run_seed(1, options)
+    monkeypatch.setattr(Destager, "_ask_sync", _noted_at_once)
+    with pytest.raises(Violated, match=r"I31 .* destages page \d+ of .* and is synced up to"):
+        run_seed(1, options)
