@@ -20,10 +20,11 @@ from node import state_transfer
 from node.effects import Send
 from node.handover import HandOver
 from node.leases import LeaseTable
-from node.region_copy import RegionCopy
+from node.region_copy import PARKED_MAX, RegionCopy
 from node.roles import BY_FULL
 from scenario.copies_by_hand import Copies, operation, pair
 from scenario.state_checks import Violated
+from sim.kernel import Kernel, KernelConfig
 from transport import messages as wire
 from transport.operation import SYNC
 
@@ -82,6 +83,28 @@ def tail_beside_the_line() -> None:
     world.run()
     done = [number for _, number in world.applied[0]]
     _must(2 not in done, "I8", f"n0 committed operation 2, which epoch 2 never had: {done}")
+
+
+def commit_point_ahead_of_the_catalog() -> None:
+    """A copy hears how far its owner committed before it hears of the epoch; then all is quiet."""
+    world = pair()
+    world.configure(2, 0, (0, 1), only=(0,))
+    world.copies[1].commit_point(0, 2, 1, 1)
+    world.configure(2, 0, (0, 1), only=(1,))
+    copy = world.copies[1]
+    _must(copy.committed == 1, "I11", f"{copy} never applies what its owner has committed")
+
+
+def stream_ahead_of_the_catalog() -> None:
+    """An owner goes on in an epoch that its copy has not heard of, for long."""
+    world = pair()
+    copy = world.copies[1]
+    for number in range(2, 2 * PARKED_MAX):
+        record = operation(number)
+        record.epoch, record.seq, record.prev_epoch = 2, number, 2
+        copy.replicate(0, record, 2, 1)
+    parked = len(copy._parked)
+    _must(parked <= PARKED_MAX, "I30", f"{copy} has {parked} records parked")
 
 
 def record_whose_sync_was_interrupted() -> None:
@@ -176,6 +199,17 @@ def answer_to_an_earlier_life() -> None:
     _must(
         not leases.holds((1,), GRACE_NS), "I5", "a lease from a peer that acknowledged nothing yet"
     )
+
+
+def blank_life_that_was_overtaken() -> None:
+    """A machine without data begins with an incarnation that is too low, and takes a higher one."""
+    kernel = Kernel(1, KernelConfig(nodes=3))
+    node = kernel.nodes[0]
+    node.durable = kernel.new_disks(blank=True)
+    node.start()
+    core = node.core
+    core.begin_life(core.incarnation + 10, node.clock_ns())
+    _must(core.blank and not core.intact, "I8", f"{node} is blank and says that it has everything")
 
 
 def change_of_voters_before_the_own_term() -> None:

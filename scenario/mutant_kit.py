@@ -55,7 +55,7 @@ class Mutation:
     profile: str = "swarm"
     options: Options = ()
     first: int = 0
-    seeds: int = 20
+    seeds: int = 30
     quick: bool = False
     script: str = ""
     directed: Callable[[], None] | None = None

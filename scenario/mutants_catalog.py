@@ -232,6 +232,10 @@ CHURN: Final = options(
 )  # fmt: skip
 REMOVALS: Final = options(seconds=3, nodes=4, remove_volumes=5, fault_every_ms=200, crashes=1)
 POWER: Final = options(seconds=5, nodes=5, fault_every_ms=300, writes_per_s=200, down_ms=300)
+LOSING: Final = options(
+    seconds=5, nodes=5, hosts=4, writes_per_s=200, sync_us=10_000, fua_percent=0, flush_weight=1,
+    durability_synced=False,
+)  # fmt: skip
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
@@ -275,22 +279,24 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "hide-lost-power", "own", "a node that lost unsynced records says that it has everything",
-        ("I8", "I9", "I7", "I2", "code"), _hide_lost_power, profile="power", options=POWER,
-        seeds=40,
+        ("I8", "I9", "I7", "I2", "code"), _hide_lost_power, profile="power", seeds=60,
+        options=(*POWER, *options(down_ms=30, sync_us=10_000, durability_synced=False,
+                                  power_cut=6)),
     ),
     Mutation(
         "open-whatever-was-known", "own", "a copy that lost power opens though another has more",
-        ("I8", "I9", "I7", "I2", "code"), _open_whatever_was_known, profile="power", seeds=400,
+        ("I8", "I9", "I7", "I2", "code"), _open_whatever_was_known, seeds=30,
+        script="lose-power-beside-a-loss", options=LOSING,
     ),
     Mutation(
         "know-what-this-life-learnt", "own", "what a life learnt counts as known before its loss",
-        ("I8", "I9", "I7", "I2", "code"), _know_what_the_present_life_learnt, profile="power",
-        seeds=1500,
+        ("I8", "I9", "I7", "I2", "code"), _know_what_the_present_life_learnt, seeds=30,
+        script="lose-power-beside-a-loss", options=LOSING,
     ),
     Mutation(
         "forget-loss-in-next-life", "own", "a life that never counted takes its loss with it",
-        ("I8", "I9", "I7", "I2", "code"), _forget_loss_in_next_life, script="replace-twice",
-        options=CHURN, seeds=60,
+        ("I8",), _forget_loss_in_next_life, quick=True,
+        directed=directed.blank_life_that_was_overtaken,
     ),
     Mutation(
         "go-on-after-failed-sync", "stretch", "a failed sync counts as done", ("I9", "I1"),

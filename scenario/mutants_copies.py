@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from node import state_transfer
+from node import region_copy, state_transfer
 from node.client_table import ClientTable
 from node.core import NodeCore
 from node.detection import Detection
@@ -172,6 +172,10 @@ def _drop_early_commit_point(patch: Patches) -> None:
             real(self, sender, epoch, *more)
 
     patch.put(RegionCopy, "commit_point", point)
+
+
+def _park_without_bound(patch: Patches) -> None:
+    patch.put(region_copy, "PARKED_MAX", 1 << 30)
 
 
 def _never_trim_log(patch: Patches) -> None:
@@ -424,7 +428,12 @@ HANDED: Final = (
     *CRASHED,
     *options(delay_us=2000, tail_us=100_000, writes_per_s=400, regions=4, nodes=4, down_ms=100),
 )  # fmt: skip
-RETURNING: Final = (*PARTED, *options(regions=4, snapshot_entries=4, hosts=5))
+RETURNING: Final = (*PARTED, *options(regions=2, volumes=1, snapshot_entries=8, hosts=5))
+WRITTEN: Final = options(
+    seconds=12, hosts=5, writes_per_s=1500, read_weight=10, regions=1, volumes=1, nodes=3,
+    delay_us=50, tail_us=100, journal_us=20, sync_us=100, fua_percent=0, durability_synced=False,
+    fault_every_ms=100_000, flap_every_ms=0,
+)  # fmt: skip
 JUMPS: Final = (*PARTED, *options(wall_jumps=6, rough=True, down_max=4))
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
@@ -438,7 +447,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "admit-before-filled", "3", "a joiner is proposed before it has the pages",
-        ("I8", "I1", "I2", "I9", "code"), _admit_before_filled, options=CRASHED,
+        ("I8", "I1", "I2", "I9", "I26", "code"), _admit_before_filled, options=CRASHED,
     ),
     Mutation(
         "read-without-lease", "4", "reads are answered without a lease",
@@ -516,7 +525,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
         "grant-before-counted", "own", "a restarted node grants leases before it knows the catalog",
         ("I2", "I10", "I5"), _grant_before_counted, script="restart-beside-old-owner",
-        options=RETURNING, seeds=100,
+        options=RETURNING, seeds=60,
     ),
     Mutation(
         "forget-floor", "own", "a lease is granted to an owner that has not heard of its successor",
@@ -532,7 +541,8 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "renumber-inherited", "own", "an operation whose first number is in the log gets another",
-        ("I2",), _renumber_inherited, options=SLOW, seeds=100,
+        ("I2",), _renumber_inherited, seeds=200,
+        options=(*SLOW, *options(hosts=5, regions=1, volumes=1, fault_every_ms=150, nodes=3)),
     ),
     Mutation(
         "open-before-tail", "P9", "a new owner serves before its inherited records are committed",
@@ -550,13 +560,17 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "drop-early-commit-point", "own", "a commit point of an epoch not known yet is dropped",
-        ("I11", "I26"), _drop_early_commit_point, script="quiet-after-admission",
-        options=(*FLAPPING, *options(writes_per_s=200)), seeds=200,
+        ("I11",), _drop_early_commit_point, quick=True,
+        directed=directed.commit_point_ahead_of_the_catalog,
     ),
     Mutation(
         "never-trim-log", "stretch", "records are kept in memory for ever", ("I30",),
-        _never_trim_log, options=options(seconds=20, writes_per_s=1000, regions=1, volumes=1),
-        seeds=4,
+        _never_trim_log, options=WRITTEN,
+        seeds=6,
+    ),
+    Mutation(
+        "park-without-bound", "stretch", "records of an epoch that is not known yet pile up",
+        ("I30",), _park_without_bound, directed=directed.stream_ahead_of_the_catalog, quick=True,
     ),
     Mutation(
         "release-without-serving", "own", "an owner that never served says that it left",

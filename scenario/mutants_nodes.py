@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from node.core import NodeCore
@@ -11,6 +12,7 @@ from node.disk_shelf import DiskShelf
 from node.io_path import IoPath
 from node.journal import Journal
 from node.page_checksums import BlockSums
+from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.region_copy import RegionCopy
 from node.region_store import RegionStore
@@ -118,12 +120,28 @@ def _checksum_without_address(patch: Patches) -> None:
     patch.put(BlockSums, "of", lambda self, _block, data: real(self, 0, data))
 
 
+def _repair_with_anything(patch: Patches) -> None:
+    real = PageRepair.__dict__["_on_reply"]
+
+    def reply(self: PageRepair, peer: int, message: Any) -> None:
+        real(self, peer, replace(message, data=bytes(len(message.data))))
+
+    patch.put(PageRepair, "_on_reply", reply)
+    patch.put(PageRepair, "_fits", staticmethod(lambda *_: True))
+
+
 def _trim_too_far(patch: Patches) -> None:
     patch.put(RegionStore, "_trim_point", lambda self: self.journal.next_lsn)
 
 
 BUSY: Final = options(writes_per_s=150, fault_every_ms=300, down_ms=300)
 KILLS: Final = (*BUSY, *options(pauses=0, slow=0, stops=0))
+
+ROTTEN: Final = (
+    *BUSY,
+    *options(crashes=0, rot=10, lost_writes=2, destage_after_ms=20, seconds=4, writes_per_s=30,
+             hosts=4, read_weight=90),
+)  # fmt: skip
 
 MUTATIONS: Final[tuple[Mutation, ...]] = (
     Mutation(
@@ -147,7 +165,7 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
     ),
     Mutation(
         "sync-what-waits", "own", "a sync waits for the room that only its end would make",
-        ("I26",), _sync_what_waits, level=2, profile="default", first=3, seeds=10,
+        ("I26",), _sync_what_waits, level=2, profile="default", seeds=90,
         options=options(seconds=3, hosts=3, regions=2, writes_per_s=400, read_weight=5,
                         fua_percent=50, sync_us=10_000, journal_kib=48),
     ),
@@ -162,23 +180,29 @@ MUTATIONS: Final[tuple[Mutation, ...]] = (
         options=(*BUSY, *options(down_ms=3000)),
     ),
     Mutation(
-        "lose-destaged", "own", "destaged pages do not reach the disks", ("I2", "I11", "I28"),
+        "lose-destaged", "own", "destaged pages do not reach the disks",
+        ("I2", "I11", "I26", "I28"),
         _lose_destaged, level=2, profile="default", seeds=6,
         options=(*BUSY, *options(destage_after_ms=20)),
     ),
     Mutation(
         "trim-too-far", "own", "the journal is trimmed past pages that are not on disk yet",
-        ("I9", "I2", "I11", "code"), _trim_too_far, level=2, profile="default", seeds=20,
+        ("I8", "I9", "I2", "I11", "code"), _trim_too_far, level=2, profile="default", seeds=20,
         options=(*KILLS, *options(destage_after_ms=2000)),
     ),
     Mutation(
-        "no-checksums", "stretch", "what a disk gives back is taken as it is", ("I3", "I2", "I28"),
-        _no_checksums, level=2, profile="default", seeds=30,
-        options=(*BUSY, *options(crashes=0, rot=4, lost_writes=2, destage_after_ms=20)),
+        "no-checksums", "stretch", "what a disk gives back is taken as it is",
+        ("I3", "I2", "I11", "I28"), _no_checksums, level=2, profile="default", seeds=30,
+        options=ROTTEN,
+    ),
+    Mutation(
+        "repair-with-anything", "stretch", "a bad answer takes the place of a page that was lost",
+        ("I3", "I2", "I11", "I28"), _repair_with_anything, level=2, profile="default", seeds=40,
+        options=ROTTEN,
     ),
     Mutation(
         "checksum-without-address", "stretch", "a checksum does not cover where its block belongs",
-        ("I3", "I28", "I2"), _checksum_without_address, level=2, profile="default", seeds=60,
+        ("I3", "I28", "I2", "I26"), _checksum_without_address, level=2, profile="default", seeds=60,
         options=(*BUSY, *options(crashes=0, misdirected=6, destage_after_ms=20)),
     ),
 )  # fmt: skip

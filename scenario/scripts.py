@@ -2,8 +2,8 @@
 
 A script is a generator over `Script`. It yields how many milliseconds it waits, or stops; what it
 strikes is on record as a drawn fault would be. It looks at everything and changes nothing but by
-faults, entries that an operator could propose, and hosts that stop. It may judge, too: by
-`Script.fail`. Everything still follows from the seed, so a script meets another cluster in each.
+faults and entries that a leader could propose. It may judge, too: by `Script.fail`. Everything
+still follows from the seed, so a script meets another cluster in each.
 """
 
 from __future__ import annotations
@@ -67,11 +67,6 @@ class Script:
         entry = MoveOwners(volume, pack_rows(regions, owners, epochs))
         leader.core.propose(encode(entry), None, leader.clock_ns())
         leader.perform()
-
-    def stop_hosts(self) -> None:
-        """No operation begins any more."""
-        for host in self.run.hosts:
-            host.workload.stopped = True
 
     # ------------------------------------------------------------------ looking
 
@@ -152,25 +147,6 @@ def flap_in_admission(script: Script) -> Steps:
             yield 300
 
 
-def quiet_after_admission(script: Script) -> Steps:
-    """Hosts fall silent as a joiner is admitted, and that one hears of it late."""
-    while True:
-        yield from _until_admission(script)
-        found = script.admission()
-        leader = script.leader()
-        if found is None or leader is None or leader.node == found[1].joiner:
-            yield POLL_MS
-            continue
-        copy = found[1]
-        joiner = copy.joiner
-        script.strike("cut", leader.node, joiner, for_ms=150, direction="out", heard=0)
-        for _ in range(140):
-            if joiner in copy.members:
-                script.stop_hosts()
-                return
-            yield POLL_MS
-
-
 def move_while_owner_lags(script: Script) -> Steps:
     """Regions get another owner while the one that they have hears nothing of the leader, and is
     heard by its successor."""
@@ -237,21 +213,42 @@ def restart_beside_old_owner(script: Script) -> Steps:
             ):
                 break
             yield POLL_MS
-        yield 300
+        yield 60
         script.strike("cut", copy, *rest, for_ms=500, heard=0)
         script.strike("kill", copy, for_ms=10)
         yield 3000
 
 
-def replace_twice(script: Script) -> Steps:
-    """A blank machine takes the place of a node, and later another one whose clock is behind."""
-    node = script.rng.below(len(script.kernel.nodes))
-    for _ in range(2):
-        while not script.run.redundant():
-            yield 20
-        script.strike("replace", node, for_ms=200)
-        yield 600
-        script.strike("wall_jump", node, ms=-3_600_000)
+def lose_power_beside_a_loss(script: Script) -> Steps:
+    """A copy dies, and its owner loses power while the entry that says so is on its way; now and
+    then the owner dies once more when it has that entry, before the catalog has taken it in."""
+    while True:
+        leader = script.leader()
+        found = [
+            (owner, copy)
+            for _, _, owner, copy in script.pairs()
+            if leader is not None and leader.node not in (owner, copy)
+        ]
+        if leader is None or not found or not script.run.redundant():
+            yield 10
+            continue
+        owner, copy = found[script.rng.below(len(found))]
+        machine, before = script.kernel.nodes[owner], leader.core.raft.log.last_index
+        script.strike("kill", copy, for_ms=1500)
+        while leader.alive and leader.core.raft.log.last_index == before:
+            yield POLL_MS
+        if machine.durable.raft.last_index > before:
+            yield 2500  # it may have gone on alone: what it loses now nobody has, as promised
+            continue
+        script.strike("power_cut", owner, for_ms=3)
+        for _ in range(300):
+            if machine.alive and machine.core.counted:
+                break
+            if machine.alive and machine.durable.raft.last_index > before:
+                script.strike("kill", owner, for_ms=3)
+                break
+            yield POLL_MS
+        yield 2500
 
 
 def deaf_node(script: Script) -> Steps:
@@ -275,12 +272,11 @@ SCRIPTS: Final[dict[str, Callable[[Script], Steps]]] = {
     for each in (
         cut_off_in_admission,
         flap_in_admission,
-        quiet_after_admission,
         move_while_owner_lags,
         move_to_and_fro,
         lose_what_waits,
         restart_beside_old_owner,
-        replace_twice,
+        lose_power_beside_a_loss,
         deaf_node,
     )
 }
