@@ -460,6 +460,8 @@ class NodeFaults:
         node, loop = self._node(event), loops_of(event)[0]
         if not any(loop in disk.loops for disk in node.fabric.inventory.disks):
             return False
+        if any(other.pair == loop.pair for other in node.loops_down):
+            return False  # both would be `loop_down`, which has a budget of its own
         node.set_loop(loop, False)
         self.goal("disks were reached over one loop only")
         self._for(event, node.set_loop, loop, True)
