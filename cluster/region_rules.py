@@ -31,6 +31,9 @@ Bools = NDArray[np.bool_]
 Preferences = Callable[[Regions], U8]  # regions -> their orders of preference
 
 _NONE: Final[Regions] = np.zeros(0, dtype=np.intp)
+_BITS: Final[U8] = np.array(
+    [1 << node if node < NODES_MAX else 0 for node in range(256)], dtype=np.uint8
+)
 LOWEST: Final[U8] = np.array(
     [NOBODY] + [(mask & -mask).bit_length() - 1 for mask in range(1, 256)], dtype=np.uint8
 )
@@ -73,7 +76,7 @@ def rows_as_they_are(table: RegionTable, regions: Regions) -> RowChange:
 
 def bits_of(nodes: U8) -> U8:
     """One bit for each node; none for NOBODY."""
-    return np.where(nodes < NODES_MAX, np.left_shift(1, nodes & 7), 0).astype(np.uint8)
+    return _BITS[nodes]
 
 
 def _clear(mask: U8, node: int) -> U8:

@@ -265,7 +265,7 @@ class SimNetwork:
         elif acceptor is None:
             pair.connecting = False
         else:
-            acceptor.enter(self._accept, pair, attempt)
+            acceptor.enter(self._accept, (pair, attempt))
 
     def _accept(self, pair: Pair, attempt: int) -> None:
         if attempt != pair.attempt:
@@ -292,7 +292,7 @@ class SimNetwork:
 
     def _dialer_up(self, pair: Pair, dialer: SimBus, acceptor: int, session: int) -> None:
         if pair.last_session == session > pair.dead_through:
-            dialer.enter(dialer.link_up, acceptor, session)
+            dialer.enter(dialer.link_up, (acceptor, session))
 
     def _break(self, pair: Pair) -> None:
         pair.dead_through = pair.last_session
@@ -307,7 +307,7 @@ class SimNetwork:
     def _notice_down(self, node: int, peer: int, session: int) -> None:
         bus = self._buses.get(node)
         if bus is not None:
-            bus.enter(self._noticed, bus, peer, session)
+            bus.enter(self._noticed, (bus, peer, session))
 
     def _noticed(self, bus: SimBus, peer: int, session: int) -> None:
         if bus.sessions.get(peer) == session:
@@ -396,7 +396,7 @@ class SimNetwork:
             return
         bus = self._buses.get(way.receiver)
         if bus is not None:
-            bus.enter(self._hand_over, bus, pair, way, session, frame, payload, size)
+            bus.enter(self._hand_over, (bus, pair, way, session, frame, payload, size))
 
     def _hand_over(
         self,
@@ -543,7 +543,7 @@ class SimBus:
         """See `MessageBus`."""
         return self.sessions.get(peer, 0)
 
-    def enter(self, callback: Callable[..., None], *arguments: Any) -> None:
+    def enter(self, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         """Called by the network: run something as this node, unless it is detached by then."""
         if not self._inbox:
             run_in = self._network.run_in

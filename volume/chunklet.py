@@ -105,14 +105,16 @@ class ChunkletTable:
     def check(self) -> list[str]:
         """Broken invariants, in words; empty when all is well."""
         faults: list[str] = []
-        unknown = np.flatnonzero(self.state > _LAST)
-        if len(unknown):
-            faults.append(f"chunklet {unknown[0]} is in unknown state {self.state[unknown[0]]}")
+        unknown = self.state > _LAST
+        if unknown.any():
+            number = unknown.argmax()
+            faults.append(f"chunklet {number} is in unknown state {self.state[number]}")
         held = self.ld != NO_LD
         idle = (self.state == _FREE) | (self.state == _SPARE)
-        for number in np.flatnonzero(held & idle)[:1]:
-            faults.append(f"chunklet {number} belongs to an LD and is free or spare")
+        claimed = held & idle
+        if claimed.any():
+            faults.append(f"chunklet {claimed.argmax()} belongs to an LD and is free or spare")
         lost = ~held & ~idle & (self.state != _FAILED)
-        for number in np.flatnonzero(lost)[:1]:
-            faults.append(f"chunklet {number} is in use and belongs to no LD")
+        if lost.any():
+            faults.append(f"chunklet {lost.argmax()} is in use and belongs to no LD")
         return faults

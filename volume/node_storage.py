@@ -258,17 +258,17 @@ class NodeStorage:
         for number, ld in sorted(self.lds.items()):
             for disk, numbers in _by_disk(ld.chunklets):
                 np.add.at(claimed[disk], numbers, 1)
-                if np.any(self.tables[disk].ld[numbers] != number):
+                if (self.tables[disk].ld[numbers] != number).any():
                     faults.append(f"{where} LD {number}: a chunklet of disk {disk} is not its own")
             disks = np.sort(ld.chunklets[:, :, 0], axis=1)
-            if np.any(disks[:, 1:] == disks[:, :-1]):
+            if (disks[:, 1:] == disks[:, :-1]).any():
                 faults.append(f"{where} LD {number}: two members of a RAID set are on one disk")
             if ld.free_regions != ld.regions - int(np.count_nonzero(ld.used)):
                 faults.append(f"{where} LD {number}: its count of free regions is wrong")
         for disk, count in enumerate(claimed):
-            if np.any(count > 1):
+            if (count > 1).any():
                 faults.append(f"{where} disk {disk}: chunklet {count.argmax()} is used twice")
-            if np.any((count > 0) != (self.tables[disk].ld != NO_LD)):
+            if ((count > 0) != (self.tables[disk].ld != NO_LD)).any():
                 faults.append(f"{where} disk {disk}: a chunklet is held for an LD that is gone")
         return faults
 

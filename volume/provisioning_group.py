@@ -115,15 +115,18 @@ def rows_possible(free: NDArray[Any], set_size: int, row_size: int) -> int:
     """Rows that can be made of so many free chunklets per disk.
 
     S sets fit when sum(min(free, S)) >= S * set_size: a disk gives each set one chunklet at most.
+    That sum is the least, over all k, of S * k and what is free on all but the k fullest disks; so
+    for each k below set_size, that rest has to do for the set_size - k other members of S sets.
     """
-    low, high = 0, int(free.sum()) // set_size
-    while low < high:  # halves each time: at most 64 rounds
-        sets = (low + high + 1) // 2
-        if int(np.minimum(free, sets).sum()) >= sets * set_size:
-            low = sets
-        else:
-            high = sets - 1
-    return low // row_size
+    fullest_first = sorted(free.tolist(), reverse=True)
+    if len(fullest_first) < set_size:
+        return 0
+    rest = sum(fullest_first)
+    sets = rest // set_size
+    for full in range(1, set_size):
+        rest -= fullest_first[full - 1]
+        sets = min(sets, rest // (set_size - full))
+    return int(sets) // row_size
 
 
 def _penalties(inventory: NodeInventory) -> NDArray[np.int64]:
