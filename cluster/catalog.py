@@ -39,11 +39,12 @@ from cluster.effects import (
 )
 from cluster.placement import U8, place, preferences
 from cluster.region_rules import RowChange
+from cluster.snapshots import Snapshots
 from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
 from volume.volume_manager import VolumeManager
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 class Liveness(IntEnum):
@@ -102,6 +103,7 @@ class Catalog:
         self.nodes: tuple[int, ...] = ()  # of the cluster, ascending
         self.domains: tuple[int, ...] = tuple(range(NODES_MAX))  # by node number
         self.volume_manager = VolumeManager()
+        self.snapshots = Snapshots()
         self.rebalancing = False  # an operator wants copies and owners to go home
         self._lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX
         # Version at which each pair was last cut; symmetric.
@@ -151,9 +153,12 @@ class Catalog:
                 return self._grow_volume(entry, index)
             case log.RemoveVolume():
                 plan = self.volume_manager.plan_remove(entry.volume)
+                name = self.volume_manager.volume(entry.volume).name
+                self.snapshots.check_removable(entry.volume, name)
                 removed = self.volume_manager.apply(plan, index)
                 self._pins.pop(removed.volume, None)
                 self._losses.pop(removed.volume, None)
+                self.snapshots.forget(removed.volume)
                 return {"volume": removed.volume}, [VolumeRemoved(removed.volume)]
             case log.RecruitCopies() | log.RehomeCopies():
                 return self._recruit(entry, index)
@@ -166,6 +171,8 @@ class Catalog:
             case log.Rebalance():
                 self.rebalancing = entry.wanted
                 return {"rebalancing": entry.wanted}, []
+            case _:
+                return self.snapshots.apply(entry, index, self.volume_manager)
 
     def _form(self, entry: log.FormCluster) -> Outcome:
         if self.cluster_id:
@@ -556,7 +563,7 @@ class Catalog:
 
     def check(self) -> list[str]:
         """Broken invariants, in words; empty when all is well."""
-        faults = self.volume_manager.check()
+        faults = self.volume_manager.check() + self.snapshots.check()
         down = np.uint8(~self.up_mask & 0xFF)
         for volume in self.volume_manager.list_volumes():
             table = volume.table
@@ -592,6 +599,7 @@ class Catalog:
                     for region, loss in sorted(losses.items())
                 ],
                 self.rebalancing,
+                self.snapshots.to_plain(),
             ]
         )
         return packed
@@ -602,7 +610,7 @@ class Catalog:
         try:
             (
                 form, version, cluster_id, nodes, domains, lives, cuts, volumes, pins, losses,
-                rebalancing,
+                rebalancing, snapshots,
             ) = msgpack.unpackb(data)  # fmt: skip
             if form != _FORMAT or type(version) is not int or type(cluster_id) is not str:
                 raise ValueError("unknown format")
@@ -618,6 +626,7 @@ class Catalog:
                 raise ValueError(f"{NODES_MAX} nodes are wanted")
             catalog.volume_manager = VolumeManager.from_bytes(volumes)
             catalog.rebalancing = rebalancing
+            catalog.snapshots = Snapshots.from_plain(snapshots)
             catalog._pins = {number: Pins(owner, other) for number, owner, other in pins}
             for number, region, *loss in losses:
                 catalog._losses.setdefault(number, {})[region] = Loss(*loss)

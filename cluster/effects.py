@@ -98,6 +98,30 @@ class VolumeRemoved:
     volume: VolumeId
 
 
+@dataclass(frozen=True, slots=True)
+class CutBegun:
+    """Owners of these volumes hold replies back, and tell the leader when they have adopted it."""
+
+    cut: int
+    volumes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CutEnded:
+    """Replies of these volumes may leave. made: its snapshots are points in time."""
+
+    cut: int
+    volumes: tuple[int, ...]
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsChanged:
+    """The tree of the volume is another one."""
+
+    volume: int
+
+
 Effect = (
     NodeChanged
     | PairCut
@@ -110,6 +134,9 @@ Effect = (
     | VolumeCreated
     | VolumeGrown
     | VolumeRemoved
+    | CutBegun
+    | CutEnded
+    | SnapshotsChanged
 )
 
 

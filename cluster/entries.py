@@ -30,6 +30,7 @@ PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 NAME_BYTES_MAX: Final = 64
 GROUPS_MAX: Final = 64
 DOMAINS_MAX: Final = 256
+CUT_VIEWS_MAX: Final = 256
 
 ROW: Final = np.dtype([("region", "<u4"), ("epoch", "<u4"), ("node", "u1")])
 
@@ -46,6 +47,8 @@ Life = Annotated[int, Within(0, (1 << 63) - 1)]  # an incarnation
 Version = Annotated[int, Within(0, (1 << 63) - 1)]  # of the catalog: an index of its log
 Volume = Annotated[int, Within(1, (1 << 32) - 1)]
 Size = Annotated[int, Within(1, (1 << 60))]
+View = Annotated[int, Within(1, (1 << 28) - 1)]  # of a snapshot tree
+Index = Annotated[int, Within(1, (1 << 63) - 1)]  # of an entry of this log
 Count = Annotated[int, Within(1, 1 << 20)]
 Name = Annotated[str, Within(1, NAME_BYTES_MAX)]
 Rows = Annotated[bytes, Within(ROW.itemsize, ROWS_MAX * ROW.itemsize)]
@@ -301,6 +304,59 @@ class DropCopies:
     rows: Rows
 
 
+@_entry(30)
+@dataclass(frozen=True, slots=True)
+class BeginCut:
+    """One point in time over several volume families: a read-only snapshot in each. `members`:
+    (base volume, writable view, name of the snapshot), each volume once."""
+
+    members: Annotated[tuple[tuple[Volume, View, Name], ...], Within(1, CUT_VIEWS_MAX)]
+
+
+@_entry(31)
+@dataclass(frozen=True, slots=True)
+class ActivateCut:
+    """Every owner has adopted the cut: replies may leave, its snapshots may be read."""
+
+    cut: Index
+
+
+@_entry(32)
+@dataclass(frozen=True, slots=True)
+class AbandonCut:
+    """The cut cannot be made: replies may leave, its snapshots are no points in time."""
+
+    cut: Index
+
+
+@_entry(33)
+@dataclass(frozen=True, slots=True)
+class CreateReadWrite:
+    """A writable view of a read-only snapshot."""
+
+    volume: Volume
+    of: View
+    name: Name
+
+
+@_entry(34)
+@dataclass(frozen=True, slots=True)
+class RemoveSnapshot:
+    """A snapshot begins to hand its exceptions over; by number, for names come again (I15)."""
+
+    volume: Volume
+    view: View
+
+
+@_entry(35)
+@dataclass(frozen=True, slots=True)
+class SnapshotRemoved:
+    """Every region has handed the exceptions of the snapshot over."""
+
+    volume: Volume
+    view: View
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -319,6 +375,12 @@ Entry = (
     | ForceOpen
     | Rebalance
     | DropCopies
+    | BeginCut
+    | ActivateCut
+    | AbandonCut
+    | CreateReadWrite
+    | RemoveSnapshot
+    | SnapshotRemoved
 )
 
 _PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen, DropCopies)

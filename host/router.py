@@ -208,6 +208,11 @@ class Router:
         self._order.append(number)
         self._dispatch(piece, now_ns)
 
+    @property
+    def last_number(self) -> int:
+        """Of the last piece or flush that it took."""
+        return self._number
+
     def low(self) -> int:
         """Every number below it has been answered or given up."""
         order, pieces = self._order, self._pieces

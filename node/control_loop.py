@@ -54,6 +54,7 @@ class ControlLoop:
             fx.NewLife: self._new_life,
             fx.LifeCounted: self._life_counted,
             fx.Note: self._note,
+            fx.Adopted: self._adopted,
             fx.RecoverStore: self._recover_store,
             fx.TopologyChanged: self._topology,
         }
@@ -120,6 +121,9 @@ class ControlLoop:
         await self._consensus.set_life(life)
         self.core.begin_life(life.incarnation, self._clock.now_ns())
         self.io.turn_soon()
+
+    def _adopted(self, effect: fx.Adopted) -> None:
+        self.core.gates.copy_adopted(effect.copy, self._clock.now_ns())
 
     def _life_counted(self, _effect: fx.LifeCounted) -> None:
         self._supervisor.start(self._keep_count(), name="life_counted")

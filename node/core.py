@@ -21,12 +21,15 @@ from cluster.catalog import Catalog, Liveness
 from cluster.consensus import Raft
 from cluster.effects import (
     CopiesDropped,
+    CutBegun,
+    CutEnded,
     NodeChanged,
     PairCut,
     RegionsChanged,
     RegionsForced,
     RegionsReduced,
     RegionsReturned,
+    SnapshotsChanged,
     VolumeCreated,
     VolumeGrown,
     VolumeRemoved,
@@ -47,6 +50,7 @@ from node.effects import (
     TopologyChanged,
 )
 from node.flapping import Flapping, FlapPolicy
+from node.gates import Gates
 from node.gray import IoHealth
 from node.handover import HandOver
 from node.joins import Joins
@@ -151,6 +155,7 @@ class NodeCore:
         self.detection = Detection(self)
         self.handover = HandOver(self)
         self.joins = Joins(self, incarnation << 24)
+        self.gates = Gates(self)
         self.agreement = Agreement(self, effects, incarnation << 24)
         self._owners: dict[int, Any] = {}
         self._next_leader_ns = now_ns
@@ -172,6 +177,7 @@ class NodeCore:
             wire.ReportDown: self.detection.on_report,
             wire.OwnerReleased: self.handover.on_released,
             wire.ReportStuck: self.detection.on_stuck,
+            wire.CutAdopted: self.gates.on_adopted,
         }
         for kind in (
             wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
@@ -243,6 +249,8 @@ class NodeCore:
             self.duties.tick(now_ns)
         if not self.active:
             own_life.report(self, now_ns)
+        if self.gates:
+            self.gates.tick(now_ns)
         self.agreement.retry(now_ns)
 
     def next_tick_ns(self, now_ns: int) -> int:
@@ -260,6 +268,7 @@ class NodeCore:
             or self.opening
             or self.waiting
             or self.joins.busy
+            or self.gates
             or not self.active
             or len(self.agreement)
         ):
@@ -308,7 +317,7 @@ class NodeCore:
     def may_read(self, copy: RegionCopy, now_ns: int) -> bool:
         """Whether the copy may answer a read at this moment. To be asked again with the data in
         hand (P4)."""
-        return copy.serving and self.leases.holds(copy.read_peers, now_ns)
+        return copy.serving and not copy.gated and self.leases.holds(copy.read_peers, now_ns)
 
     def wait_to_read(self, copy: RegionCopy, token: Token) -> None:
         """The read must wait for the region to open or for a lease: it is resumed."""
@@ -391,6 +400,7 @@ class NodeCore:
             self.commit_dirty[copy] = None
             if copy.waiting:
                 self.waiting[copy] = None
+        self.gates.configured(copy)
         self.joins.configured(copy, now_ns)
         self.handover.configured(copy, served_epoch, now_ns)
 
@@ -458,6 +468,12 @@ class NodeCore:
             elif isinstance(effect, CopiesDropped):
                 for node in dict.fromkeys(effect.nodes.tolist()):
                     self.refused.dropped(node, now_ns)
+            elif isinstance(effect, CutBegun):
+                self.gates.begun(effect, now_ns)
+            elif isinstance(effect, CutEnded):
+                self.gates.ended(effect)
+            elif isinstance(effect, SnapshotsChanged):
+                self.gates.changed(effect.volume)
             elif type(effect) in NOTED:
                 rows = effect.regions.tolist()
                 self.effects.append(Note(NOTED[type(effect)], volume=effect.volume, regions=rows))
@@ -486,6 +502,7 @@ class NodeCore:
         if self.active:
             for copy in self.all_copies():
                 self._configure(copy, now_ns)
+        self.gates.reset()
         self.handover.send()
         self.effects.append(TopologyChanged())
 

@@ -45,6 +45,15 @@ class Apply:
         self.record = record
 
 
+class Adopted:
+    """All that an owner had numbered when a cut began is committed: see `node.gates`."""
+
+    __slots__ = ("copy",)
+
+    def __init__(self, copy: RegionCopy) -> None:
+        self.copy = copy
+
+
 class Ack:
     """Tell the owner how far this copy has journalled; the last one of a turn covers the others."""
 
@@ -204,7 +213,7 @@ class Admit:
 
 Effect = (
     Store | Apply | Ack | Reply | Moved | Resume | SyncRecord | Truncate | Send | SendPosition
-    | SendBegin | CopyPages | ResetRegion | EndTransfer | Admit
+    | SendBegin | CopyPages | ResetRegion | EndTransfer | Admit | Adopted
 )  # fmt: skip
 
 

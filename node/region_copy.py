@@ -29,6 +29,7 @@ from node import state_transfer
 from node.client_table import ClientState, ClientTable
 from node.effects import (
     Ack,
+    Adopted,
     Apply,
     Effect,
     Moved,
@@ -68,14 +69,14 @@ class RegionCopy:
     """One copy of one region on this node. All positions are sequence numbers of the region."""
 
     __slots__ = (
-        "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "clients",
-        "commit_known", "commit_told", "committed", "committed_epoch", "complete", "effects",
-        "end_at", "epoch", "filling", "in_flight", "joiner", "journalled", "kept", "left_at_ns",
-        "line", "log", "log_base", "matched", "members", "offline", "open_at_ns", "open_target",
-        "opening", "others", "owner", "place", "prepared", "prepared_epoch", "read_peers", "region",
-        "required", "role", "self_id", "serving", "session", "since", "sole_synced", "spoiled",
-        "suspended", "sync_asked", "synced", "synced_acked", "tokens", "transfer", "volume",
-        "waiting", "wants_sync_always",
+        "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "adopt_at",
+        "clients", "commit_known", "commit_told", "committed", "committed_epoch", "complete",
+        "cow_into", "effects", "end_at", "epoch", "filling", "gated", "held", "in_flight", "joiner",
+        "journalled", "kept", "left_at_ns", "line", "log", "log_base", "matched", "members",
+        "offline", "open_at_ns", "open_target", "opening", "others", "owner", "place", "prepared",
+        "prepared_epoch", "read_peers", "region", "required", "role", "self_id", "serving",
+        "session", "since", "sole_synced", "spoiled", "suspended", "sync_asked", "synced",
+        "synced_acked", "tokens", "transfer", "volume", "waiting", "wants_sync_always",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +134,11 @@ class RegionCopy:
         self.waiting: deque[Token] = deque()
         self.commit_told = 0
         self.sync_asked = 0
+        # Snapshots: what an operation that is numbered now owes, and the gate of a cut.
+        self.cow_into = 0
+        self.gated = False
+        self.held: list[Token] = []  # of committed operations, while the gate is closed
+        self.adopt_at = -1  # with that record committed the copy has adopted the cut
         # State transfer, either side.
         self.session = 0
         self.transfer = TRANSFER_IDLE
@@ -262,6 +268,9 @@ class RegionCopy:
         for seq in sorted(self.tokens):
             for token in self.tokens[seq]:
                 self.effects.append(Moved(token, owner))
+        self.effects += [Moved(token, owner) for token in self.held]
+        self.held.clear()
+        self.adopt_at = -1
         self.tokens.clear()
         self.in_flight.clear()
         while self.waiting:
@@ -321,12 +330,13 @@ class RegionCopy:
             self.tokens.setdefault(seq, []).append(token)
             return
         if name in self.clients:
-            self.effects.append(Reply(token, None))
+            self._answer(token)
             return
         seq = self.prepared + 1
         record.seq = seq
         record.epoch = self.epoch
         record.prev_epoch = self.prepared_epoch
+        record.cow_into = self.cow_into
         if self.wants_sync_always:
             record.flags |= SYNC
         self.prepared = seq
@@ -437,8 +447,17 @@ class RegionCopy:
             tokens = self.tokens.pop(record.seq, None)
             if tokens is not None:
                 for token in tokens:
-                    self.effects.append(Reply(token, None))
+                    self._answer(token)
+        if 0 <= self.adopt_at <= self.committed:
+            self.adopt_at = -1
+            self.effects.append(Adopted(self))
         self.trim_log()
+
+    def _answer(self, token: Token) -> None:
+        if self.gated:
+            self.held.append(token)
+        else:
+            self.effects.append(Reply(token, None))
 
     def _is_synced(self, record: Record) -> bool:
         seq = record.seq

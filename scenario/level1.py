@@ -22,6 +22,7 @@ from cluster.entries import CreateVolume, encode
 from node.effects import Answer
 from scenario.catalog_checks import CatalogChecks
 from scenario.checkers import Violation, check_history
+from scenario.cut_checks import CutChecks
 from scenario.history import History
 from scenario.kernel_faults import KernelFaults
 from scenario.losses import check_with_losses
@@ -97,6 +98,7 @@ class SeedRun:
         self.catalog_checks = CatalogChecks(self.kernel, self.checks)
         self.kernel.watch.append(self.catalog_checks)
         self.history = History()
+        self.cuts: CutChecks | None = None
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
         self.hosts: list[SimHost] = []
         self.faults = KernelFaults(self, listed, loss=allow_loss)
@@ -132,7 +134,11 @@ class SeedRun:
                 self.history,
             )
             self.hosts.append(SimHost(kernel, number, workload, self.region_bytes))
+        if options.snapshot_every_ms:
+            self.cuts = CutChecks(self, options.snapshot_every_ms)
+            kernel.watch.append(self.cuts)
         for host in self.hosts:
+            host.cuts = self.cuts
             for node in kernel.nodes:
                 kernel.connect(node.node, host.client)
             host.tick()
@@ -142,6 +148,8 @@ class SeedRun:
         else:
             self.faults.begin_script(end_ns)
             Script(self, self.script, end_ns).begin()
+        if self.cuts is not None:
+            self.cuts.begin(end_ns)
         kernel.run_until(end_ns)
         self._heal()
         return self.report()
@@ -247,6 +255,7 @@ class SeedRun:
         self._wait("everything is redundant", seconds, self.redundant)
         self._wait("copies are identical", 5, self._identical)
         self._wait("catalogs agree", 5, self._catalogs_agree)
+        self._wait("every cut has ended", 8, self._cuts_ended)
         self._check_space()
         # With `durability: synced` nothing that was acknowledged may be missing, ever.
         judge = check_history if self.options.durability_synced else check_with_losses
@@ -254,6 +263,9 @@ class SeedRun:
         violations = violations or self._stalls()
         if violations:
             raise Violated(f"history of seed {kernel.seed}: {violations[0]}")
+        torn = self.cuts.judge() if self.cuts is not None else ""
+        if torn:
+            raise Violated(f"snapshots of seed {kernel.seed}: {torn}")
 
     def _stalls(self) -> list[Violation]:
         """I27."""
@@ -296,6 +308,9 @@ class SeedRun:
                 if any(one != held[0] for one in held):
                     return False
         return True
+
+    def _cuts_ended(self) -> bool:
+        return not any(node.core.catalog.snapshots.cuts for node in self.kernel.nodes)
 
     def _catalogs_agree(self) -> bool:
         first = self.kernel.nodes[0].core.catalog

@@ -50,6 +50,7 @@ class SeedOptions:
     flap_every_ms: int = 0  # links that break and come back at once, at any time; 0: none
     lose_to: int = 0  # nodes are lost for good, one by one, until so many are left; 0: none
     grow: bool = False
+    snapshot_every_ms: int = 0  # one point in time of all volumes, so often; 0: never
     fault_every_ms: int = 1500
     pause_ms: int = 1500
     down_ms: int = 4000

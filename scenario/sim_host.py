@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base.errors import NoQuorum, StorageError
 from base.ids import NOBODY
@@ -14,6 +14,9 @@ from scenario.workload import Host, HostOperation, OperationKind
 from sim.kernel import HostOps, Kernel, clone
 from transport import messages as wire
 from transport.operation import Record
+
+if TYPE_CHECKING:
+    from scenario.cut_checks import CutChecks
 
 CLIENT_FIRST = 1 << 16
 TIMEOUT_NS = 20 * NS_PER_S
@@ -45,6 +48,7 @@ class SimHost:
         self._up: tuple[int, ...] = ()
         self._batch: list[Record] = []
         self._seen = -1  # version of the catalog that it looked at
+        self.cuts: CutChecks | None = None
         self.longest_ns = 0  # the longest that a request took
         self.router = Router(
             client=self.client, self_id=-1, ways=self, timeout_ns=TIMEOUT_NS, local_sync=None
@@ -144,10 +148,17 @@ class SimHost:
                 outcome = Outcome.FAILED if error.definite else Outcome.INDEFINITE
             data = b"".join(bytes(part) for part in result) if result else b""
             self.longest_ns = max(self.longest_ns, self.kernel.now_ns - started_ns)
+            if self.cuts is not None and outcome is Outcome.OK:
+                self.cuts.answered(operation)
             self.workload.completed(operation, outcome, data, now_ns=self.kernel.now_ns)
 
         request = HostRequest(
             _REQUEST_KIND[operation.kind], operation.offset, operation.length, done,
             operation.data, operation.fua,
         )  # fmt: skip
+        first = self.router.last_number + 1
+        if self.cuts is not None:
+            # Before the router has it: an operation may be answered at once.
+            pieces = range(first, first + 1 + operation.length // self.region_bytes + 1)
+            self.cuts.submitted(self.client, pieces, operation)
         self.router.submit(operation.volume, self.region_bytes, request, self.kernel.now_ns)

@@ -581,6 +581,7 @@ PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {
     fx.NewLife: KernelNode._new_life,
     fx.LifeCounted: KernelNode._life_counted,
     fx.Note: KernelNode._note,
+    fx.Adopted: lambda node, effect: node.core.gates.copy_adopted(effect.copy, node.clock_ns()),
 }
 
 

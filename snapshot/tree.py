@@ -145,12 +145,8 @@ class SnapshotTree:
     def create_read_only(self, name: str, of: int) -> View:
         """A ROSS of a writable view, the newest of its branch from now on. InvalidRequest for a
         ROSS of a ROSS (it could never differ), AlreadyExists for a name in use."""
+        self.check_new(name, of)
         source = self._views[of]
-        if not source.writable:
-            raise InvalidRequest(
-                f"{source.name} is read-only: a read-only snapshot of it would never differ from it"
-            )
-        self._check_name(name)
         made = View(
             self._take_number(), name, ViewKind.READ_ONLY, source.branch,
             copy_of=of, state=SnapshotState.CREATING,
@@ -158,6 +154,17 @@ class SnapshotTree:
         self._put(made)
         self._branches[source.branch].append(made.view)
         return made
+
+    def check_new(self, name: str, of: int) -> None:
+        """What `create_read_only` would refuse, before anything is changed anywhere."""
+        source = self._views[of]
+        if not source.writable:
+            raise InvalidRequest(
+                f"{source.name} is read-only: a read-only snapshot of it would never differ from it"
+            )
+        self._check_name(name)
+        if self._next > VIEWS_MAX:
+            raise InvalidRequest(f"the family of {self._views[self.base].name} has had too many")
 
     def create_read_write(self, name: str, of: int) -> View:
         """An RWSS that hangs on a ROSS: a branch of its own. InvalidRequest for one of a writable

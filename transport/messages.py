@@ -488,4 +488,15 @@ class AdminReply:
     result: bytes
 
 
+@wire(tag=0x62)
+@dataclass(frozen=True, slots=True)
+class CutAdopted:
+    """A node to the leader: whatever it had numbered before it applied the entry of that cut is
+    committed, as of that version of the catalog."""
+
+    cut: int
+    incarnation: int
+    catalog_version: int
+
+
 Message = object  # any dataclass above; the registry in transport.wire knows them

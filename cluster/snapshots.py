@@ -1,0 +1,254 @@
+"""plan: the snapshot trees of all volumes, and the cuts that are being made, by the catalog.
+
+A *cut* is one point in time over one or more families: a read-only snapshot (ROSS) in each, begun
+by one entry and activated by another. Between the two every owner of a region of these families
+holds its replies back (`node.gates`). A cut is named by the index of the entry that began it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from base.errors import InvalidRequest, NotFound, RegionOffline
+from cluster import entries as log
+from cluster.effects import CutBegun, CutEnded, Effect, SnapshotsChanged
+from cluster.entries import CUT_VIEWS_MAX
+from snapshot.tree import SnapshotState, SnapshotTree, View
+from volume.volume_manager import VolumeManager
+
+SnapshotEntry = (
+    log.BeginCut
+    | log.ActivateCut
+    | log.AbandonCut
+    | log.CreateReadWrite
+    | log.RemoveSnapshot
+    | log.SnapshotRemoved
+)
+CUTS_MAX: Final = 64  # at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """members: (base volume, its new ROSS), ascending by volume."""
+
+    cut: int
+    members: tuple[tuple[int, int], ...]
+
+    @property
+    def volumes(self) -> tuple[int, ...]:
+        """The base volumes whose owners hold replies back."""
+        return tuple(volume for volume, _ in self.members)
+
+
+class Snapshots:
+    """Trees by base volume, and cuts by name. Every refusal comes before any change."""
+
+    def __init__(self) -> None:
+        self.trees: dict[int, SnapshotTree] = {}
+        self.cuts: dict[int, Cut] = {}
+
+    # ------------------------------------------------------------------ asking
+
+    def tree(self, volume: int) -> SnapshotTree:
+        """Of a volume that has snapshots, or had. NotFound otherwise."""
+        tree = self.trees.get(volume)
+        if tree is None:
+            raise NotFound(f"volume {volume} has no snapshots")
+        return tree
+
+    def view(self, volume: int, view: int) -> View:
+        """NotFound names the volume and the view."""
+        tree = self.tree(volume)
+        if view not in tree:
+            raise NotFound(f"volume {volume} has no snapshot {view}")
+        return tree[view]
+
+    def newest(self, volume: int, branch: int = 1) -> int:
+        """The ROSS that an operation numbered now can owe a copy-out; 0: none."""
+        tree = self.trees.get(volume)
+        return tree.newest(branch) if tree is not None and branch in tree else 0
+
+    def cut_of(self, volume: int) -> Cut | None:
+        """The cut that holds back the replies of this family, if one does."""
+        for cut in self.cuts.values():
+            if volume in cut.volumes:
+                return cut
+        return None
+
+    # ------------------------------------------------------------------ changing
+
+    def apply(
+        self, entry: SnapshotEntry, index: int, manager: VolumeManager
+    ) -> tuple[Any, list[Effect]]:
+        """Carry an entry out: (what its proposer gets, what the node has to do)."""
+        match entry:
+            case log.BeginCut():
+                _check_served(entry, manager)
+                cut = self.begin(index, entry.members, lambda volume: manager.volume(volume).name)
+                return {"cut": index, "members": cut.members}, [CutBegun(index, cut.volumes)]
+            case log.ActivateCut():
+                cut = self.activate(entry.cut)
+                return {"cut": cut.cut}, [CutEnded(cut.cut, cut.volumes, True)]
+            case log.AbandonCut():
+                cut = self.abandon(entry.cut)
+                return {"cut": cut.cut}, [CutEnded(cut.cut, cut.volumes, False)]
+            case log.CreateReadWrite():
+                made = self.create_read_write(entry.volume, entry.of, entry.name)
+                return {"view": made.view}, [SnapshotsChanged(entry.volume)]
+            case log.RemoveSnapshot():
+                self.begin_removal(entry.volume, entry.view)
+            case log.SnapshotRemoved():
+                self.finish_removal(entry.volume, entry.view)
+        return {"view": entry.view}, [SnapshotsChanged(entry.volume)]
+
+    def begin(
+        self, index: int, wanted: Sequence[tuple[int, int, str]], name_of: Callable[[int], str]
+    ) -> Cut:
+        """Begin a cut. wanted: (base volume, writable view, name of the new ROSS), one for each
+        volume. name_of(volume): NotFound when there is none.
+
+        InvalidRequest when a volume is named twice, is being cut already (waiting is the caller's
+        business) or too much is asked for; AlreadyExists when a name is in use.
+        """
+        volumes = [volume for volume, _, _ in wanted]
+        if not wanted or len(volumes) != len(set(volumes)):
+            raise InvalidRequest("a cut names each of its volumes once")
+        if len(wanted) > CUT_VIEWS_MAX or len(self.cuts) >= CUTS_MAX:
+            raise InvalidRequest(
+                f"a cut has at most {CUT_VIEWS_MAX} volumes, and there are at most {CUTS_MAX} cuts"
+            )
+        fresh: dict[int, SnapshotTree] = {}
+        for volume, branch, name in wanted:
+            base = name_of(volume)
+            other = self.cut_of(volume)
+            if other is not None:
+                raise InvalidRequest(f"volume {base}: a snapshot of it is being made; try again")
+            tree = self.trees.get(volume)
+            if tree is None:
+                tree = fresh[volume] = SnapshotTree(base)
+            if branch not in tree:
+                raise NotFound(f"volume {base} has no view {branch}")
+            tree.check_new(name, branch)
+        self.trees.update(fresh)
+        members = [
+            (volume, self.trees[volume].create_read_only(name, branch).view)
+            for volume, branch, name in sorted(wanted)
+        ]
+        cut = self.cuts[index] = Cut(index, tuple(members))
+        return cut
+
+    def activate(self, cut: int) -> Cut:
+        """Every owner has adopted it: its snapshots are points in time from now on."""
+        found = self._pop(cut)
+        for volume, view in found.members:
+            self.trees[volume].set_state(view, SnapshotState.ACTIVE)
+        return found
+
+    def abandon(self, cut: int) -> Cut:
+        """It cannot be made, as a region went offline: its snapshots are none, and say so."""
+        found = self._pop(cut)
+        for volume, view in found.members:
+            self.trees[volume].set_state(view, SnapshotState.STALE)
+        return found
+
+    def _pop(self, cut: int) -> Cut:
+        found = self.cuts.pop(cut, None)
+        if found is None:
+            raise InvalidRequest(f"void: no cut {cut} is being made")
+        return found
+
+    def create_read_write(self, volume: int, of: int, name: str) -> View:
+        """An RWSS on a ROSS that is a point in time."""
+        source = self.view(volume, of)
+        if source.state is not SnapshotState.ACTIVE:
+            raise InvalidRequest(f"{source.name} is {source.state.name.lower()}")
+        return self.trees[volume].create_read_write(name, of)
+
+    def begin_removal(self, volume: int, view: int) -> View:
+        """Nothing hangs on it, and it is not being made: its exceptions are handed over next."""
+        found = self.view(volume, view)
+        tree = self.trees[volume]
+        tree.check_removal(view)
+        if found.state is SnapshotState.CREATING:
+            raise InvalidRequest(f"{found.name} is being made")
+        tree.set_state(view, SnapshotState.REMOVING)
+        return tree[view]
+
+    def finish_removal(self, volume: int, view: int) -> None:
+        """Every region has handed its exceptions over."""
+        found = self.view(volume, view)
+        if found.state is not SnapshotState.REMOVING:
+            raise InvalidRequest(f"void: {found.name} is not being removed")
+        self.trees[volume].remove(view)
+
+    def check_removable(self, volume: int, name: str) -> None:
+        """InvalidRequest, with their names, when the volume has snapshots."""
+        tree = self.trees.get(volume)
+        held = [view.name for view in tree if view.view != tree.base] if tree is not None else []
+        if held:
+            raise InvalidRequest(
+                f"volume {name} cannot be removed: it has the snapshots {', '.join(held[:8])}"
+            )
+
+    def forget(self, volume: int) -> None:
+        """The volume is gone."""
+        self.trees.pop(volume, None)
+
+    # ------------------------------------------------------------------ keeping
+
+    def to_plain(self) -> list[Any]:
+        """For the snapshot of the catalog: equal states give equal lists."""
+        return [
+            [[volume, tree.to_tuple()] for volume, tree in sorted(self.trees.items())],
+            [[cut.cut, cut.members] for _, cut in sorted(self.cuts.items())],
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> Snapshots:
+        """What `to_plain` made, as lists. InvalidRequest when it is none."""
+        state = cls()
+        try:
+            trees, cuts = plain
+            for volume, tree in trees:
+                state.trees[int(volume)] = SnapshotTree.from_tuple(tree)
+            for cut, members in cuts:
+                pairs = tuple((int(volume), int(view)) for volume, view in members)
+                state.cuts[int(cut)] = Cut(int(cut), pairs)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"these are no snapshots: {error}") from None
+        for cut in state.cuts.values():
+            for volume, view in cut.members:
+                if state.view(volume, view).state is not SnapshotState.CREATING:
+                    raise InvalidRequest(f"cut {cut.cut}: view {view} is not being made")
+        return state
+
+    def check(self) -> list[str]:
+        """Broken invariants, in words."""
+        faults = [
+            f"snapshots of volume {volume}: {fault}"
+            for volume, tree in sorted(self.trees.items())
+            for fault in tree.check()
+        ]
+        being_made = {member for cut in self.cuts.values() for member in cut.members}
+        for volume, tree in sorted(self.trees.items()):
+            for view in tree:
+                creating = view.state is SnapshotState.CREATING
+                if creating != ((volume, view.view) in being_made):
+                    faults.append(f"snapshot {view.name} of volume {volume} and cuts differ")
+        return faults
+
+
+def _check_served(entry: log.BeginCut, manager: VolumeManager) -> None:
+    """A region that nobody serves cannot adopt anything, and whoever had it last may not know."""
+    for volume, _, _ in entry.members:
+        found = manager.volume(volume)
+        offline = found.table.offline.nonzero()[0]
+        if len(offline):
+            raise RegionOffline(
+                volume=found.name, region=int(offline[0]), waiting_for="all its regions"
+            )
+
+
+__all__ = ["CUTS_MAX", "CUT_VIEWS_MAX", "Cut", "Snapshots"]
