@@ -31,12 +31,13 @@ _MASK = (1 << NUMBER_BITS) - 1
 @dataclass(slots=True)
 class Submitted:
     """A host operation. tags: by region, the snapshot with which its piece was numbered; only of
-    what was committed."""
+    what was committed. ended_ns: by region, when the owner that had numbered it committed it."""
 
     operation: HostOperation
     call_ns: int
     answer_ns: int = NEVER
     tags: dict[int, int] = field(default_factory=dict)
+    ended_ns: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -121,6 +122,9 @@ class CutChecks:
         piece = self._pieces.get((record.client, record.number))
         if piece is not None:
             tag = piece.tags.setdefault(record.region, record.cow_into)
+            # What an heir has committed before says nothing: it may not have adopted the cut.
+            mine = record.epoch == copy.epoch
+            piece.ended_ns.setdefault(record.region, self.kernel.now_ns if mine else 0)
             if tag != record.cow_into:
                 self.run.checks.fail("I18", f"{record}: owed to {tag} and to {record.cow_into}")
 
@@ -184,6 +188,9 @@ class CutChecks:
             text = f"cut {cut.cut} of {cut.views}: h{name[0]}#{name[1]}"
             if inside and each.call_ns > known_ns:
                 return f"I18: {text} is inside and began after {known_by}, outside, was answered"
+            late = [each.ended_ns.get(region, 0) > cut.made_ns for region in inside]
+            if any(late):
+                return f"I20: {text} is inside and was committed after the snapshot was made"
             if inside and each.call_ns > cut.made_ns:
                 return f"I19: {text} is inside and began after the snapshot was made"
             if parts_outside and each.answer_ns < cut.call_ns:
