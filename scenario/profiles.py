@@ -238,6 +238,20 @@ def rough(seed: int) -> SeedOptions:
     )  # fmt: skip
 
 
+def snapshots(seed: int) -> SeedOptions:
+    """Points in time of several volumes, while many hosts share little space and nodes are lost."""
+    drawn = (swarm, rough, reconfiguration)[seed % 3](seed)
+    rng = SeedStreams(seed).stream("snapshots of a profile")
+    return replace(
+        drawn,
+        snapshot_every_ms=(40, 150, 600)[rng.below(3)],
+        hosts=3 + rng.below(3),
+        volumes=1 + rng.below(3),
+        writes_per_s=(200, 600)[rng.below(2)],
+        tail_us=(2000, 20_000, 100_000)[rng.below(3)],
+    )
+
+
 LEVEL1: Final[dict[str, Callable[[int], SeedOptions]]] = {
     "default": default,
     "swarm": swarm,
@@ -245,6 +259,7 @@ LEVEL1: Final[dict[str, Callable[[int], SeedOptions]]] = {
     "slow": slow,
     "power": power,
     "rough": rough,
+    "snapshots": snapshots,
 }
 
 
