@@ -18,6 +18,8 @@ FILE_LINES_MAX: Final = 650
 # Sizes are signs, not quotas. Whoever is over says why; an entry that is not needed any more fails.
 LONG_FILES: Final[dict[str, str]] = {
     "node/io_path.py": "performs the effects of the cores in their order; the order is the point",
+    "cluster/catalog.py": "one state: what it applies, what it answers and how it is kept",
+    "node/region_copy.py": "one protocol: its parts share every field of the copy",
 }
 _FIELDS = "a constructor: one line for each field of the state that it holds, no branches"
 LONG_FUNCTIONS: Final[dict[str, str]] = {
