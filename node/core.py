@@ -46,6 +46,7 @@ from node.effects import (
     Note,
     OpenRegion,
     Reply,
+    Send,
     Token,
     TopologyChanged,
 )
@@ -178,6 +179,7 @@ class NodeCore:
             wire.OwnerReleased: self.handover.on_released,
             wire.ReportStuck: self.detection.on_stuck,
             wire.CutAdopted: self.gates.on_adopted,
+            wire.NodeReady: self._on_node_ready,
         }
         for kind in (
             wire.RequestVote, wire.VoteReply, wire.AppendEntries, wire.AppendReply,
@@ -215,10 +217,17 @@ class NodeCore:
                 self.agreement.step(rt.PeerLost(NodeId(peer)), now_ns)
             return
         self.detection.send_beacon(peer, now_ns)
+        self._send_again(peer)
+
+    def _send_again(self, peer: int) -> None:
         for copy in self.all_copies():
             copy.link_reset(peer)
             if copy.role == OWNER:
                 self.commit_dirty[copy] = None
+
+    def _on_node_ready(self, peer: int, message: wire.NodeReady, now_ns: int) -> None:
+        """A peer has recovered, perhaps long after its link came up."""
+        self._send_again(peer)
 
     def tick(self, now_ns: int) -> None:
         """Time has passed. To be called at `next_tick_ns` or a little later."""
@@ -584,6 +593,8 @@ class NodeCore:
                 self._configure(copy, now_ns)
             else:
                 self._drop(copy)
+        ready = wire.NodeReady(self.incarnation)
+        self.effects += [Send(peer, ready) for peer in sorted(self.detection.links)]
         self.effects.append(TopologyChanged())
 
     def begin_life(self, incarnation: int, now_ns: int) -> None:

@@ -51,6 +51,7 @@ class History:
         self.durable = array("b")  # a write with FUA: once acknowledged it survives a power cut
         self.losses: list[int] = []  # events at which all machines lost power
         self.phantoms: list[tuple[int, str]] = []  # (row, what was wrong): violations of I3, I4
+        self.region_blocks = 0  # of the volumes, when an operation may lie in several; 0: never
         self._index: dict[tuple[int, int], int] = {}
         self._events = 0
 

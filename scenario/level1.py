@@ -100,6 +100,7 @@ class SeedRun:
         self.history = History()
         self.cuts: CutChecks | None = None
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
+        self.history.region_blocks = self.region_bytes // BLOCK
         self.hosts: list[SimHost] = []
         self.faults = KernelFaults(self, listed, loss=allow_loss)
 

@@ -89,6 +89,7 @@ class Level2Run:
         self.nodes = self.cluster.nodes
         self.history = History()
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
+        self.history.region_blocks = self.region_bytes // BLOCK
         self.blocks = self.region_bytes * options.regions // BLOCK
         self.hosts: list[ClusterHost] = []
         self.sweep_config: HostConfig

@@ -10,7 +10,8 @@ between the flushed one and the last one. The rule, for one block and one loss p
 - A value may be there after the loss unless a covered write certainly came after it: was invoked
   when every write of that value had been answered already.
 - Only one value from before may be there. What was under way at the loss may happen, once, later;
-  when it is answered it must have, unless that value may have come after it, before the loss.
+  when it is answered it must have, unless that value may have come after it, before the loss, or
+  it lies in several regions: then a part of it had been answered by its owner, and was lost.
 - Between two loss points the block is a linearisable register that begins with that value.
 
 Reads under way at a loss say nothing. All of it is cautious: what it rejects is wrong, what it lets
@@ -36,9 +37,10 @@ def check_with_losses(history: History) -> list[Violation]:
         return check_history(history)
     found: dict[tuple[int, int], Violation] = {}
     flushes = _flushes(history, losses)
+    parted = _parted(history)
     pieces = [History() for _ in range(len(losses) + 1)]
     for register, rows in _by_register(history).items():
-        violation = _split(history, register, rows, losses, flushes, pieces)
+        violation = _split(history, register, rows, losses, flushes, pieces, parted)
         if violation is not None:
             found[violation.volume, violation.block] = violation
     for number, piece in enumerate(pieces):
@@ -53,6 +55,21 @@ def _placed(violation: Violation, piece: int) -> Violation:
         return violation
     text = f"after loss {piece} of all power: {violation.text}"
     return replace(violation, text=text)
+
+
+def _parted(history: History) -> set[tuple[int, int]]:
+    """(host, number) of operations that lie in more than one region."""
+    if not history.region_blocks:
+        return set()
+    region_of: dict[tuple[int, int], int] = {}
+    found = set()
+    for row in range(len(history)):
+        if history.kind[row] == Kind.WRITE:
+            name = (history.host[row], history.number[row])
+            region = history.registers[history.register[row]][1] // history.region_blocks
+            if region_of.setdefault(name, region) != region:
+                found.add(name)
+    return found
 
 
 def _by_register(history: History) -> dict[int, list[int]]:
@@ -134,6 +151,7 @@ def _split(
     losses: Sequence[int],
     flushes: dict[tuple[int, int], list[int]],
     pieces: list[History],
+    parted: set[tuple[int, int]],
 ) -> Violation | None:
     """Deal the operations of one block out to the pieces; a violation of the rule of values."""
     volume, block = history.registers[register]
@@ -158,7 +176,12 @@ def _split(
             broken = _carried(history, state, volume, block, seen)
             if broken is not None:
                 return broken
-            before = {row for row in under_way if any(state.follows(v, row) for v in seen)}
+            before = {
+                row
+                for row in under_way
+                if any(state.follows(v, row) for v in seen)
+                or (not history.durable[row] and (history.host[row], history.number[row]) in parted)
+            }
             for value in seen:
                 state.carried(value, losses[number - 1], number)
                 if value:

@@ -499,4 +499,13 @@ class CutAdopted:
     catalog_version: int
 
 
+@wire(tag=0x63)
+@dataclass(frozen=True, slots=True)
+class NodeReady:
+    """This life of the sender takes records from now on: what was sent to it before, over a link
+    that stood already, it could not take."""
+
+    incarnation: int
+
+
 Message = object  # any dataclass above; the registry in transport.wire knows them

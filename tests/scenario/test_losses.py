@@ -170,3 +170,31 @@ def test_a_store_that_keeps_what_was_flushed_is_accepted() -> None:
 
 def test_a_store_that_ignores_flush_is_rejected_often() -> None:
     assert sum(bool(lossy_store(seed, flushes=False).found()) for seed in range(500)) > 150
+
+
+def parted(*, fua: bool) -> list[Violation]:
+    """A write over two regions is under way at a loss: one owner had answered its part, and what it
+    had is gone when the whole is answered."""
+    history = History()
+    history.region_blocks = 4
+    rows = [
+        history.invoke(
+            Kind.WRITE, host=1, number=1, volume=1, block=block, value=A, now_ns=1, durable=fua
+        )
+        for block in (3, 4)
+    ]
+    history.power_lost()
+    for row in rows:
+        history.complete(row, Outcome.OK, now_ns=2)
+    read = history.invoke(Kind.READ, host=1, number=2, volume=1, block=3, value=0, now_ns=3)
+    history.complete(read, Outcome.OK, now_ns=4, value=0)
+    return check_with_losses(history)
+
+
+def test_a_loss_may_take_the_answered_part_of_a_write_that_is_answered_later() -> None:
+    """Level 2, power 61."""
+    assert parted(fua=False) == []
+
+
+def test_of_a_write_with_fua_no_part_is_lost() -> None:
+    assert parted(fua=True)
