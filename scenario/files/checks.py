@@ -146,6 +146,7 @@ def _never(scenario: Scenario, number: int, whose: int, step: Step) -> str:
 def _target(scenario: Scenario, number: int, target: Target) -> Iterator[str]:
     nodes, volumes = scenario.cluster.nodes, [volume.name for volume in scenario.volumes]
     for each in target.walk():
+        yield from _part(scenario, each)
         if each.what == "node" and each.number >= nodes:
             yield f"there is no n{each.number}: nodes are n0 to n{nodes - 1}"
         elif each.what == "pick" and each.number > nodes:
@@ -164,6 +165,24 @@ def _target(scenario: Scenario, number: int, target: Target) -> Iterator[str]:
                 yield "a step cannot hit whom it hit itself"
             elif not scenario.timeline[names.index(each.step)].target_fields():
                 yield f"{each.step} has no target"
+
+
+def _part(scenario: Scenario, target: Target) -> Iterator[str]:
+    """Whether nodes have such a part."""
+    cluster = scenario.cluster
+    cage = target.number if target.what == "cage" else target.cage
+    sled = target.number if target.what == "sled" and not target.kind else target.sled
+    disks = len(cluster.disks())
+    if cage >= cluster.cages:
+        yield f"nodes have cages 0 to {cluster.cages - 1}, not {cage}"
+    elif sled >= cluster.sleds:
+        yield f"cages have sleds 0 to {cluster.sleds - 1}, not {sled}"
+    elif target.what == "disk":
+        places = [each for each in cluster.disks() if each.disk == target.number]
+        if not places:
+            yield f"nodes have disks 0 to {disks - 1}, not {target.number}"
+        elif cage not in (-1, places[0].cage) or sled not in (-1, places[0].sled):
+            yield f"disk {target.number} is in sled {places[0].sled} of cage {places[0].cage}"
 
 
 def _regions(scenario: Scenario, name: str) -> int:

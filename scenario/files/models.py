@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from base.units import NODES_MAX
 from scenario.files.amounts import BlockSizes, Permille, Rate, Time, written
 from scenario.files.steps import STRICT, AnyStep
-from scenario.files.view import CLUSTER_EVENTS
+from scenario.files.view import CLUSTER_EVENTS, DiskPlace
+from volume.physical_disk import DISKS_PER_SLED
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
 STEPS_MAX: Final = 200
@@ -39,8 +40,18 @@ class Cluster(BaseModel):
         default="mirrored", description="synced: what is answered survives a loss of all power."
     )
     mirrored_disks: bool = Field(
-        default=False, description="RAID 1 below every copy: a disk may be gone unnoticed."
+        default=False, description="RAID 1 below every copy: each page is on two disks."
     )
+    cages: int = Field(default=1, ge=1, le=2, description="Of every node, from 0.")
+    sleds: int = Field(default=1, ge=1, le=2, description="Of every cage, from 0; 4 disks each.")
+
+    def disks(self) -> tuple[DiskPlace, ...]:
+        """Of every node, by number."""
+        per_cage = self.sleds * DISKS_PER_SLED
+        return tuple(
+            DiskPlace(disk, disk // per_cage, disk % per_cage // DISKS_PER_SLED)
+            for disk in range(self.cages * per_cage)
+        )
 
 
 class Volume(BaseModel):

@@ -245,13 +245,25 @@ def _full(run: Level2Run, event: FaultEvent) -> Watch:
     )  # fmt: skip
 
 
-def _sled(run: Level2Run, event: FaultEvent) -> Watch:
+def _out_of_reach(run: Level2Run, event: FaultEvent) -> Watch:
+    """Loops, sleds and cages: whether an I/O of each disk would arrive."""
     (node,) = _nodes(run, event)
-    disks = [node.disks[name] for name in node.names]
-    return Watch(
-        lambda: f"{len(disks)} disks of {node} are gone" if all(d.dead for d in disks) else "",
-        lambda: "" if any(d.dead for d in disks) or not node.active else f"{node} has its disks",
-    )
+    fabric, refused = node.fabric, sum(node.fabric.refused.values())
+
+    def lost() -> list[str]:
+        return [why for disk in fabric.inventory.disks if (why := fabric.why_not(disk)[1])]
+
+    def seen() -> str:
+        whys = lost()
+        return f"{len(whys)} disks of {node} are out of reach: {whys[0]}" if whys else ""
+
+    def healed() -> str:
+        if lost() or not node.active:
+            return ""
+        count = sum(fabric.refused.values()) - refused
+        return f"every disk of {node} is in reach, and it is a member; {count} I/Os met the gap"
+
+    return Watch(seen, healed)
 
 
 def _sync(run: Level2Run, event: FaultEvent) -> Watch:
@@ -375,7 +387,7 @@ _WATCHES: Final[dict[str, Callable[[Level2Run, FaultEvent], Watch]]] = {
         _media,
     ),
     "loop_cut": _loop,
-    "sled_pull": _sled,
+    **dict.fromkeys(("loop_down", "sled_pull", "cage_down"), _out_of_reach),
     "drift": _drift,
     "wall_jump": _jump,
 }

@@ -155,14 +155,30 @@ def _offsets(disk: SimDisk, count: int, rng: random.Random) -> list[int]:
 
 
 def _loops(run: Level2Run, strike: Strike, _rng: random.Random) -> list[FaultEvent]:
+    """One loop is cut and the node is told; of both it is not, and no I/O arrives."""
+    sides: dict[int, list[str]] = {}
+    for node, side in strike.places.loops:
+        sides.setdefault(node, []).append(side)
     return [
-        _event(run, strike, "loop_cut", (node,), ("side", side))
-        for node, side in strike.places.loops
+        _event(run, strike, "loop_down", (node,), ("side", "both"))
+        if len(cut) > 1
+        else _event(run, strike, "loop_cut", (node,), ("side", cut[0]))
+        for node, cut in sorted(sides.items())
     ]
 
 
 def _sleds(run: Level2Run, strike: Strike, _rng: random.Random) -> list[FaultEvent]:
-    return [_event(run, strike, "sled_pull", (node,)) for node, _, _ in strike.places.sleds]
+    return [
+        _event(run, strike, "sled_pull", (node,), ("cage", cage), ("sled", sled))
+        for node, cage, sled in strike.places.sleds
+    ]
+
+
+def _cages(run: Level2Run, strike: Strike, _rng: random.Random) -> list[FaultEvent]:
+    return [
+        _event(run, strike, "cage_down", (node,), ("cage", cage))
+        for node, cage in strike.places.cages
+    ]
 
 
 _MAKE: Final[dict[str, Callable[[Level2Run, Strike, random.Random], list[FaultEvent]]]] = {
@@ -192,6 +208,7 @@ _MAKE: Final[dict[str, Callable[[Level2Run, Strike, random.Random], list[FaultEv
     "stale_read": _each_disk("disk_stale_read"),
     "loop_cut": _loops,
     "sled_pull": _sleds,
+    "cage_pull": _cages,
     "clock_drift": _each_node("drift", ("ppm", "ppm")),
     "clock_jump": _jump,
 }

@@ -36,7 +36,7 @@ from scenario.files.sim_faults import NotPossible, events_of
 from scenario.files.sim_view import SimView
 from scenario.files.steps import Grow
 from scenario.files.verdict import Figures
-from scenario.files.world import SIM_DISKS, OnLine
+from scenario.files.world import OnLine
 from scenario.level2 import Level2Options, Level2Run, Violated, world
 from scenario.runs import FaultEvent
 from scenario.workload import Host, HostConfig
@@ -98,6 +98,8 @@ class SimWorld:
                 volumes=len(self.scenario.volumes),
                 regions=max(volume.regions for volume in self.scenario.volumes),
                 mirrored_disks=cluster.mirrored_disks,
+                cages=cluster.cages,
+                sleds=cluster.sleds,
                 lease_ms=cluster.lease,
                 grace_ms=cluster.grace,
                 durability_synced=cluster.durability == "synced",
@@ -222,8 +224,7 @@ class SimWorld:
     # ------------------------------------------------------------------ while it runs
 
     def _play(self, on_line: OnLine) -> None:
-        run, view = self.run_of, SimView(self.run_of.nodes, SIM_DISKS)
-        run.faults.media.node = None
+        run, view = self.run_of, SimView(self.run_of.nodes, self.scenario.cluster.disks())
         while not self._runner.finished:
             now_ms = run.faults.at_ms()
             for action in self._runner.step(Tick(now_ms, view.look(), self._done())):
@@ -259,8 +260,6 @@ class SimWorld:
             events = events_of(run, strike, self._runner.rng)
             watches = [watch(run, event) for event in events]
             for event in events:
-                if event.kind == "loop_cut":  # with both gone a node may stop, as without disks
-                    run.faults.excused[event.nodes[0]] = "loop_cut"
                 before = len(run.faults.performed)
                 run.faults.strike(event)
                 if len(run.faults.performed) == before:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from scenario.files import targets, triggers
 from scenario.files.amounts import Permille, SignedTime, Time, written
-from scenario.files.targets import DISKS, LOOPS, NODES, SLEDS, Target
+from scenario.files.targets import CAGES, DISKS, LOOPS, NODES, SLEDS, Target
 
 REPEAT_MAX: Final = 1000
 STRICT: Final = ConfigDict(
@@ -42,6 +42,7 @@ _Target = InstanceOf[Target]
 NodeTarget = Annotated[_Target, _means(NODES), _text("owner of vol0 region 3", "a random node")]
 DiskTarget = Annotated[_Target, _means(DISKS), _text("disk 2 of n3", "half of the disks of cage 0")]
 SledTarget = Annotated[_Target, _means(SLEDS), _text("sled 0 of cage 1 of n3")]
+CageTarget = Annotated[_Target, _means(CAGES), _text("cage 1 of n3")]
 LoopTarget = Annotated[_Target, _means(LOOPS), _text("loop A of n3", "both loops of the leader")]
 After = Annotated[
     InstanceOf[triggers.Event],
@@ -296,6 +297,14 @@ class SledPull(Step):
     for_: _For
 
 
+class CagePull(Step):
+    """All disks of cages are gone until they are back."""
+
+    do: Literal["cage_pull"]
+    target: CageTarget
+    for_: _For
+
+
 class ClockDrift(Step):
     """Clocks change their rate, within the contract of five percent."""
 
@@ -335,7 +344,7 @@ class Rebalance(Step):
 AnyStep = Annotated[
     Kill | PowerCut | Stop | Pause | Slow | Cut | Partition | Flap | Clog | Delay | Garble
     | SlowDisk | DiskDead | DiskError | Fill | SyncFailure | Rot | Lie | LoopCut | SledPull
-    | ClockDrift | ClockJump | Grow | Rebalance,
+    | CagePull | ClockDrift | ClockJump | Grow | Rebalance,
     Field(discriminator="do"),
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from scenario.faults import nearest
 from scenario.files.view import ClusterView, RegionNow
 
 # What a target can mean; a verb says which it takes.
-NODES, DISKS, SLEDS, LOOPS = "nodes", "disks", "sleds", "loops"
+NODES, DISKS, SLEDS, CAGES, LOOPS = "nodes", "disks", "sleds", "cages", "loops"
 TEXT_MAX: Final = 200
 
 FORMS: Final = {
@@ -41,6 +41,7 @@ FORMS: Final = {
     "every disk of sled 0 of cage 1 of n3": "all in that place; `sled` and `cage` may be left out",
     "half of the disks of cage 1": "drawn, rounded up; without `of NODE`: of a random node",
     "sled 0 of cage 1 of n3": "for `sled_pull`; also `every sled of cage 1 of n3`",
+    "cage 1 of n3": "for `cage_pull`: all sleds of it",
     "loop A of n3": "for `loop_cut`; also `both loops of n3`",
 }
 
@@ -52,14 +53,17 @@ class NoTarget(StorageError):
     code = "no_target"
 
 
+_MEANS: Final = {"disks": DISKS, "disk": DISKS, "sled": SLEDS, "cage": CAGES, "loops": LOOPS}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One node of the tree. `what` says which of the other fields count:
 
     node (number); owner, replicant, joiner (volume, region: -1 for any); leader; pick (kind, number
     of them); every; half; rest; same (step); both (parts); except (parts: of, but); disk (number),
-    disks (kind: random, half, every; number; parts: where it is); sled (number), loops (kind: A, B,
-    both). cage, sled: -1 when they are not said."""
+    disks (kind: random, half, every; number; parts: where it is); sled (number), cage (number),
+    loops (kind: A, B, both). cage, sled: -1 when they are not said."""
 
     what: str
     text: str
@@ -74,8 +78,8 @@ class Target:
 
     @property
     def means(self) -> str:
-        """NODES, DISKS, SLEDS or LOOPS."""
-        return {"disks": DISKS, "disk": DISKS, "sled": SLEDS, "loops": LOOPS}.get(self.what, NODES)
+        """NODES, DISKS, SLEDS, CAGES or LOOPS."""
+        return _MEANS.get(self.what, NODES)
 
     def walk(self) -> Iterator[Target]:
         """This one and all inside."""
@@ -86,17 +90,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Whom a target means. disks: (node, disk); sleds: (node, cage, sled); loops: (node, side)."""
+    """Whom a target means. disks: (node, disk); sleds: (node, cage, sled); cages: (node,
+    cage); loops: (node, side)."""
 
     nodes: tuple[int, ...] = ()
     disks: tuple[tuple[int, int], ...] = ()
     sleds: tuple[tuple[int, int, int], ...] = ()
+    cages: tuple[tuple[int, int], ...] = ()
     loops: tuple[tuple[int, str], ...] = ()
 
     def text(self) -> str:
         """For people."""
         named = [f"disk {disk} of n{node}" for node, disk in self.disks]
         named += [f"sled {sled} of cage {cage} of n{node}" for node, cage, sled in self.sleds]
+        named += [f"cage {cage} of n{node}" for node, cage in self.cages]
         named += [f"loop {side} of n{node}" for node, side in self.loops]
         return ", ".join(named or [f"n{node}" for node in self.nodes]) or "nobody"
 
@@ -131,6 +138,7 @@ _PART_FORMS: Final[tuple[tuple[str, str, str, int], ...]] = (  # text, what, kin
     (r"half of the disks", "disks", "half", 0),
     (r"every sled", "sled", "every", 0),
     (r"sled (\d+)", "sled", "", -1),
+    (r"cage (\d+)", "cage", "", -1),
     (r"loop A", "loops", "A", 0),
     (r"loop B", "loops", "B", 0),
     (r"both loops", "loops", "both", 0),
@@ -156,8 +164,8 @@ def _part(text: str) -> Target | None:
         place = _PLACE.fullmatch(match["where"] or "")
         assert place is not None
         sled, cage = (int(place[each]) if place[each] else -1 for each in (1, 2))
-        if what == "loops" and (sled >= 0 or cage >= 0):
-            raise ValueError(f"{text!r}: a loop is one of a node, not of a cage")
+        if what in ("loops", "cage") and (sled >= 0 or cage >= 0):
+            raise ValueError(f"{text!r}: a {what.rstrip('s')} is one of a node, not of a cage")
         if what == "sled" and cage < 0:
             raise ValueError(f"{text!r}: say which cage: 'sled 0 of cage 1 of n3'")
         whose = _nodes(place[3]) if place[3] else Target("pick", "a random node", 1, "node")
@@ -213,6 +221,10 @@ def resolve(
     if target.what == "loops":
         sides = ("A", "B") if target.kind == "both" else (target.kind,)
         return Places(tuple(nodes), loops=tuple((n, side) for n in nodes for side in sides))
+    if target.what == "cage":
+        there = [each.cage for each in view.disks if each.cage == target.number]
+        _not_empty(there, target)
+        return Places(tuple(nodes), cages=tuple((node, target.number) for node in nodes))
     if target.what == "sled":
         found = {(each.cage, each.sled) for each in view.disks if each.cage == target.cage}
         wanted = [each for each in sorted(found) if target.kind or each[1] == target.number]

@@ -10,9 +10,8 @@ from base.errors import InvalidRequest
 from scenario.files.models import Scenario
 from scenario.files.runner import Line, Runner
 from scenario.files.steps import VERBS
-from scenario.files.targets import DISKS, SLEDS, Target
 from scenario.files.verdict import Figures
-from scenario.files.view import CLUSTER_EVENTS, DiskPlace
+from scenario.files.view import CLUSTER_EVENTS
 
 OnLine = Callable[[Line], None]
 
@@ -20,16 +19,13 @@ OnLine = Callable[[Line], None]
 @dataclass(frozen=True, slots=True)
 class Ability:
     """Of a world. verbs: that it can do. events: beyond those of a cluster, that it can tell.
-    disks: of every node; empty: it depends on the configuration."""
+    refuses: by verb, why it cannot do it, in better words."""
 
     name: str
     text: str
     verbs: frozenset[str]
     events: frozenset[str] = frozenset()
-    disks: tuple[DiskPlace, ...] = ()
-    block_bytes_min: int = 512
-    least_nodes: int = 3
-    refuses: Mapping[str, str] = field(default_factory=dict)  # by verb, why it cannot do it
+    refuses: Mapping[str, str] = field(default_factory=dict)
 
 
 class World(Protocol):
@@ -40,7 +36,6 @@ class World(Protocol):
         """From a formed cluster to the last look at every byte. on_line: the log, as it grows."""
 
 
-SIM_DISKS: Final = tuple(DiskPlace(disk, 0, 0) for disk in range(4))
 SIM: Final = Ability(
     "sim",
     "whole nodes in one process, on virtual time; the same seed gives the same run",
@@ -49,14 +44,13 @@ SIM: Final = Ability(
         ("block mended", "page repaired", "disk left", "node stopped itself", "journal full",
          "all power lost")
     ),
-    SIM_DISKS,
 )  # fmt: skip
 WORLDS: Final[dict[str, Ability]] = {world.name: world for world in (SIM,)}
 
 
 def cannot(scenario: Scenario, ability: Ability) -> list[str]:
     """Why the scenario cannot run in that world; empty when it can."""
-    return [*_verbs(scenario, ability), *_places(scenario, ability), *_events(scenario, ability)]
+    return [*_verbs(scenario, ability), *_events(scenario, ability)]
 
 
 def require(scenario: Scenario, ability: Ability) -> None:
@@ -84,28 +78,3 @@ def _events(scenario: Scenario, ability: Ability) -> Iterator[str]:
                 f"{scenario.scenario}: expect: {ability.name} cannot tell of {name!r};"
                 f" {', '.join(able) or 'no world'} can"
             )
-
-
-def _places(scenario: Scenario, ability: Ability) -> Iterator[str]:
-    if not ability.disks:
-        return
-    for number, step in enumerate(scenario.timeline):
-        for target in (target for each in step.target_fields().values() for target in each):
-            if target.means in (DISKS, SLEDS) and not _there(target, ability.disks):
-                last = len(ability.disks) - 1
-                cages = 1 + max(each.cage for each in ability.disks)
-                yield (
-                    f"{scenario.scenario}: {scenario.step_name(number)}: nodes of {ability.name}"
-                    f" have no {target.text}: disks 0 to {last}, {cages} cage"
-                )
-
-
-def _there(target: Target, disks: tuple[DiskPlace, ...]) -> bool:
-    """Whether such a part is in a node."""
-    sled = target.number if target.what == "sled" and not target.kind else target.sled
-    return any(
-        target.cage in (-1, each.cage)
-        and sled in (-1, each.sled)
-        and (target.what != "disk" or target.number == each.disk)
-        for each in disks
-    )

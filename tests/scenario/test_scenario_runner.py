@@ -293,8 +293,3 @@ def test_world_refuses_what_it_cannot_do_before_the_start_and_names_those_that_c
     with pytest.raises(InvalidRequest, match=r"it can on sim"):
         require(asked, least)
     assert cannot(asked, SIM) == []
-
-
-def test_world_refuses_disks_that_its_nodes_do_not_have() -> None:
-    asked = scenario("at: 1s, do: disk_dead, target: half of the disks of cage 1, for: 1s")
-    assert "have no half of the disks of cage 1: disks 0 to 3, 1 cage" in cannot(asked, SIM)[0]

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from scenario.files.targets import DISKS, FORMS, LOOPS, NODES, SLEDS, NoTarget, parse, resolve
+from scenario.files.targets import (
+    CAGES,
+    DISKS,
+    FORMS,
+    LOOPS,
+    NODES,
+    SLEDS,
+    NoTarget,
+    parse,
+    resolve,
+)
 from scenario.files.view import (
     ALIVE,
     DEAD,
@@ -134,13 +144,14 @@ def test_sleds_and_loops_are_named_with_their_node() -> None:
     assert resolve(parse("every sled of cage 1 of n2"), VIEW, SimRandom(1)).sleds == (
         (2, 1, 0), (2, 1, 1),
     )  # fmt: skip
+    assert resolve(parse("cage 1 of n2"), VIEW, SimRandom(1)).cages == ((2, 1),)
     assert resolve(parse("both loops of n2"), VIEW, SimRandom(1)).loops == ((2, "A"), (2, "B"))
     assert resolve(parse("loop B of the leader"), VIEW, SimRandom(1)).text() == "loop B of n2"
 
 
 @pytest.mark.parametrize("text", FORMS)
 def test_every_form_that_is_told_can_be_parsed(text: str) -> None:
-    assert parse(text).means in (NODES, DISKS, SLEDS, LOOPS)
+    assert parse(text).means in (NODES, DISKS, SLEDS, CAGES, LOOPS)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,9 @@ SHOWN = {
     "rot": "target: every disk of owner of vol0, for: 300ms, places: 3",
     "latent_error": "target: every disk of owner of vol0, for: 300ms",
     "loop_cut": "target: loop A of n1, for: 500ms",
+    "sled_pull": "target: sled 0 of cage 0 of owner of vol0, for: 500ms",
+    "cage_pull": "target: cage 0 of owner of vol0, for: 500ms",
+    "disk_dead": "target: disk 0 of owner of vol0, for: 500ms",
     "clock_drift": "target: n1, for: 900ms, ppm: 49000",
     "clock_jump": "target: n1, by: -1h",
 }
