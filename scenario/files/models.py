@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from base.units import NODES_MAX
+from base.units import NODES_MAX, KiB, MiB
+from node.options import Size
 from scenario.files.amounts import BlockSizes, Permille, Rate, Time, written
 from scenario.files.steps import STRICT, AnyStep
 from scenario.files.view import CLUSTER_EVENTS, DiskPlace
@@ -38,6 +39,9 @@ class Cluster(BaseModel):
     )
     durability: Literal["mirrored", "synced"] = Field(
         default="mirrored", description="synced: what is answered survives a loss of all power."
+    )
+    journal: Size = Field(
+        default=written("1MiB"), ge=64 * KiB, le=64 * MiB, description="Of every node, in bytes."
     )
     mirrored_disks: bool = Field(
         default=False, description="RAID 1 below every copy: each page is on two disks."

@@ -299,15 +299,21 @@ def _slow_disk(run: Level2Run, event: FaultEvent) -> Watch:
     )
 
 
+def _byte(disk: SimDisk, offset: int) -> bytes:
+    cell = bytearray(1)
+    disk.load(offset, memoryview(cell))
+    return bytes(cell)
+
+
 def _media(run: Level2Run, event: FaultEvent) -> Watch:
     disk = run.faults.disk(event.nodes[0], str(event.detail("device")))
     offset = int(event.detail("offset"))
     seen: Shown
     if event.kind == "disk_rot":
-        before = disk.durable_bytes(offset, 1)
+        before = _byte(disk, offset)
 
         def seen() -> str:
-            now = disk.durable_bytes(offset, 1)
+            now = _byte(disk, offset)
             text = f"byte {offset} of disk {disk.name} was {before.hex()} and is {now.hex()}"
             return text if now != before else ""
 

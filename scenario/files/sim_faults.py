@@ -147,9 +147,8 @@ def _damage(kind: str) -> Callable[..., list[FaultEvent]]:
 
 
 def _offsets(disk: SimDisk, count: int, rng: random.Random) -> list[int]:
-    """So many bytes in different pages that were written and are durable; fewer when there are
-    no more."""
-    pages = [page for page in disk.written_pages() if any(disk.durable_bytes(page, 4096))]
+    """So many bytes in different pages that were written; fewer when there are no more."""
+    pages = disk.written_pages()
     drawn = [pages.pop(rng.randrange(len(pages))) for _ in range(min(count, len(pages)))]
     return [page + rng.randrange(4096) for page in drawn]
 

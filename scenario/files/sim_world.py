@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from base.ids import VolumeId
-from base.units import NS_PER_MS, NS_PER_S
+from base.units import NS_PER_MS, NS_PER_S, KiB
 from cluster.entries import CreateVolume, GrowVolume, Rebalance, encode
 from scenario.cluster_host import ClusterHost
 from scenario.files import receipts as rc
@@ -43,6 +43,7 @@ from scenario.workload import Host, HostConfig
 from sim.cluster import SimNode
 
 LOOK_MS: Final = 20
+TEXTS_MAX: Final = 2  # of the evidence of one strike
 PROPOSE_NS: Final = 10 * NS_PER_S
 # Situations that level 2 notes, and their names in scenario files.
 _TOLD: Final = {
@@ -100,6 +101,7 @@ class SimWorld:
                 mirrored_disks=cluster.mirrored_disks,
                 cages=cluster.cages,
                 sleds=cluster.sleds,
+                journal_kib=cluster.journal // KiB,
                 lease_ms=cluster.lease,
                 grace_ms=cluster.grace,
                 durability_synced=cluster.durability == "synced",
@@ -358,4 +360,7 @@ class SimWorld:
 
 
 def _joined(texts: list[str]) -> str:
-    return "; ".join(dict.fromkeys(texts))
+    """Some of them, each once."""
+    told = list(dict.fromkeys(texts))
+    more = f"; and {len(told) - TEXTS_MAX} more" if len(told) > TEXTS_MAX else ""
+    return "; ".join(told[:TEXTS_MAX]) + more
