@@ -8,13 +8,22 @@ ones must not be written over them. And what an unfinished transfer had let thro
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
 
 from base.errors import DeviceFailed
-from node.checkpoint import INCOMPLETE, Checkpoint, Key, RegionEntry, pack_payload, unpack_region
+from node.checkpoint import (
+    INCOMPLETE,
+    Checkpoint,
+    Key,
+    RegionEntry,
+    pack_payload,
+    pack_region,
+    unpack_region,
+)
 from node.journal_format import ENTRY_BYTES, Lives, TransferBeginNote
 from node.page_seqs import bools_of, unpack_seqs
 from node.recovery import Action, RecoveredRegion, Replay, Step, Survey
@@ -59,6 +68,7 @@ async def recover(
     # cut that took one before them, must never count.
     lives = checkpoint.lives.begin(end)
     checkpoint.lives = lives
+    _note_no_further(checkpoint, end)
     await store.slots.store(pack_payload(checkpoint))
     store.journal.start(end, checkpoint.trim_lsn, lives)
     store.cache.noted = store.cache.stamp  # replayed pages: all that they need is synced
@@ -77,6 +87,16 @@ async def recover(
     store.cache.replaying = False
     store.cache.stamp += 1
     return _recovered(store, replay)
+
+
+def _note_no_further(checkpoint: Checkpoint, end: int) -> None:
+    """A checkpoint counts entries that were still waiting to be written as noted. Those that the
+    crash took are gone, and the new life gives their lsns to entries of which the checkpoint knows
+    nothing: their checksums and commit points must count."""
+    for key, packed in checkpoint.entries.items():
+        entry = unpack_region(packed)[1]
+        if entry.noted > end:
+            checkpoint.entries[key] = pack_region(key, replace(entry, noted=end))
 
 
 async def _require_blank(store: RegionStore) -> None:

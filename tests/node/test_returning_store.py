@@ -7,10 +7,10 @@ import random
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from node.checkpoint import RegionState
+from node.checkpoint import RegionState, unpack_region
 from node.journal_format import TransferBeginNote
 from node.page_seqs import bits_of, bools_of
 from node.recovery import RecoveredRegion
@@ -308,7 +308,49 @@ def test_a_copy_filled_by_deltas_over_crashes_ends_in_the_owners_bytes(
     st.sampled_from((0, 50, 100)),
     st.lists(st.sampled_from((CrashKind.KILL, CrashKind.KILL, *CrashKind)), min_size=2, max_size=6),
 )
+# Killed while entries that its checkpoint counts as noted wait for room in the journal: their lsns
+# are given again, to the end of a transfer whose checksums must count.
+@example(614, 0, [CrashKind.KILL, CrashKind.KILL, CrashKind.KILL])
 def test_a_copy_filled_by_owners_of_different_lines_ends_in_the_bytes_of_the_last(
     seed: int, now_percent: int, kinds: list[CrashKind]
 ) -> None:
     run_lives(seed, now_percent, kinds, forks=True)
+
+
+def test_lsns_that_a_crash_took_are_not_noted_by_the_checkpoint() -> None:
+    """A checkpoint is taken while entries wait for room; a kill takes them. In the next life other
+    entries stand there, and a start after that must not take them for noted."""
+    joiner = Joiner(7, 100)
+    noted: list[int] = []
+
+    async def crowd() -> None:
+        joiner.build()
+        await joiner.live(await joiner.store.recover(joiner.place))
+        joiner.take(joiner.line.grow(30))
+        await joiner.pause(0)
+        journal = joiner.store.journal
+        assert journal.is_full
+        joiner.store.touch(KEY)
+        await joiner.store.checkpoint()
+        noted.append(unpack_region(joiner.store.entries[KEY])[1].noted)
+        assert noted[0] == journal.next_lsn
+        assert journal.statistics().waiting_bytes > 0
+
+    async def look() -> None:
+        joiner.build()
+        await joiner.store.recover(joiner.place)
+        again = await joiner.store.slots.load()
+        assert again is not None
+        noted.append(unpack_region(again.entries[KEY])[1].noted)
+        assert noted[1] <= joiner.store.journal.next_lsn < noted[0]
+
+    try:
+        group = joiner.loop.group("first")
+        task = group.start(crowd(), name="life")
+        joiner.loop.run_until_ns(joiner.loop.now_ns + 1_000_000_000)
+        task.result()
+        joiner.disks.crash(CrashKind.KILL)
+        group.drop()
+        joiner.loop.run_until_complete(look())
+    finally:
+        joiner.loop.close()
