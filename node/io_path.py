@@ -34,6 +34,7 @@ from host import topology
 from host.export import HostRequest, RequestKind
 from host.router import Piece, Router, pack_runs
 from node import effects as fx
+from node import state_transfer
 from node.core import NodeCore
 from node.journal_format import TransferBeginNote
 from node.region_copy import OWNER, RegionCopy
@@ -639,6 +640,11 @@ class IoPath:
     def _on_send_position(self, effect: fx.SendPosition) -> None:
         copy = effect.copy
         assert self.store is not None
+        if self.store.journal.is_full:
+            # What a session sends would wait for room behind what the last one has sent, for ever
+            # more with each. The owner, not answered, asks again a little later.
+            state_transfer.wait_for_room(copy)
+            return
         complete, seq, epoch = effect.position
         suspects = b"" if complete or not seq else self.store.suspects((copy.volume, copy.region))
         position = wire.TransferPosition(

@@ -278,6 +278,14 @@ def give_up_tail(copy: RegionCopy) -> None:
         copy.truncate(copy.committed + 1)
 
 
+def wait_for_room(copy: RegionCopy) -> None:
+    """The journal of a joiner that was asked for its place is full: no session may begin before it
+    has room. What is prepared and not committed is void with the session before, as at a beginning,
+    and would hold the journal up."""
+    if copy.role == JOINER and copy.prepared > copy.committed:
+        copy.truncate(copy.committed + 1)
+
+
 def page_lost(copy: RegionCopy) -> None:
     """The disks of a joiner have lost a page that a record touches. As no member it can ask nobody
     for it as of that record, and its journal fills up behind it: it wants to be filled in full. An
