@@ -116,7 +116,9 @@ def _written(scenario: Scenario) -> dict[str, Any]:
 @refusing
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE|NAME…", help="What to check.")],
-    on: Annotated[str, typer.Option(help="Also whether this world can run it: sim.")] = "",
+    on: Annotated[
+        str, typer.Option(help="Also whether this world can run it: sim, processes.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Check files without running them. A mistake is told with file, line and what was meant.
@@ -181,7 +183,9 @@ def print_schema(as_json: Json = False) -> None:
 @refusing
 def run(
     file: File,
-    on: Annotated[str, typer.Option(help="The world: sim, whole nodes on virtual time.")] = "sim",
+    on: Annotated[
+        str, typer.Option(help="The world: sim (virtual time) or processes (real ones).")
+    ] = "sim",
     seed: Annotated[
         int | None, typer.Option(min=0, help="In place of the seed of the file.")
     ] = None,

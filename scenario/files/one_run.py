@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from scenario.files.models import Scenario
+from scenario.files.process_world import ProcessWorld
 from scenario.files.receipts import Receipt
 from scenario.files.runner import Runner
 from scenario.files.sim_world import SimWorld
@@ -14,7 +15,10 @@ from scenario.files.verdict import Result, failovers, judge
 from scenario.files.world import WORLDS, OnLine, World, require
 from sim.random import SeedStreams
 
-_MAKE: Final[dict[str, Callable[[Scenario, int], World]]] = {"sim": SimWorld}
+_MAKE: Final[dict[str, Callable[[Scenario, int], World]]] = {
+    "sim": SimWorld,
+    "processes": ProcessWorld,
+}
 
 
 def perform(

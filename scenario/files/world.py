@@ -45,7 +45,12 @@ SIM: Final = Ability(
          "all power lost")
     ),
 )  # fmt: skip
-WORLDS: Final[dict[str, Ability]] = {world.name: world for world in (SIM,)}
+PROCESSES: Final = Ability(
+    "processes",
+    "node processes of this machine on real time; links lead through a relay",
+    frozenset(("kill", "stop", "pause", "cut", "partition", "grow", "rebalance")),
+)
+WORLDS: Final[dict[str, Ability]] = {world.name: world for world in (SIM, PROCESSES)}
 
 
 def cannot(scenario: Scenario, ability: Ability) -> list[str]:

@@ -7,8 +7,9 @@ import pytest
 from scenario.files.library import LIBRARY, find, names
 from scenario.files.loader import read, scenario_of
 from scenario.files.one_run import perform
-from scenario.files.verdict import PASS
+from scenario.files.verdict import INVARIANT, PASS
 from scenario.files.world import SIM, cannot
+from scenario.mutations import applied
 
 SEEDS = (1, 2)
 # A page that was rewritten while its sealed copy went to disk waits for a note that nobody asks for
@@ -48,3 +49,23 @@ def test_scenario_passes_with_a_small_journal_too(name: str, seed: int) -> None:
     else:
         text += "cluster: {journal: 256KiB}\n"
     assert perform(scenario_of(text, source=name), on="sim", seed=seed).verdict.code == PASS
+
+
+# (a bug put in on purpose, the scenario that must see it, the rule that it breaks)
+BROKEN = [
+    ("read-without-lease", "paused-owner", "I5"),
+    ("no-checksums", "bit-rot", "I11"),
+    ("node-syncs-nothing", "lights-out", "I9"),
+    ("recovery-forgets-tail", "owner-killed", "I9"),
+    ("send-no-pages", "rebuild-under-load", "I11"),
+]
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(("mutation", "name", "rule"), BROKEN)
+def test_broken_build_makes_the_right_scenario_fail_and_say_why(
+    mutation: str, name: str, rule: str
+) -> None:
+    with applied(mutation):
+        found = [perform(read(find(name)), on="sim", seed=seed).verdict for seed in SEEDS]
+    assert any(each.code == INVARIANT and rule in each.reason for each in found), found

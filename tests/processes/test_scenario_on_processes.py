@@ -1,0 +1,94 @@
+"""Scenario files on node processes: evidence of faults, an injector that does nothing, Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scenario.files.library import find
+from scenario.files.loader import read, scenario_of
+from scenario.files.models import Scenario
+from scenario.files.one_run import perform
+from scenario.files.process_cluster import ProcessCluster
+from scenario.files.verdict import INCONCLUSIVE, PASS
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(200)]
+
+SMALL = """\
+scenario: small
+about: Faults in a small cluster of processes.
+cluster: {nodes: 3}
+volumes: [{name: vol0, regions: 4}]
+workloads: [{rate: 60/s, block_sizes: 4KiB..8KiB}]
+"""
+
+
+def small(*steps: str, lasts: str = "9s") -> Scenario:
+    lines = "".join(f"  - {{{step}}}\n" for step in steps)
+    return scenario_of(f"{SMALL}lasts: {lasts}\ntimeline:\n{lines}", source="small")
+
+
+def test_faults_leave_receipts_with_evidence_and_hosts_agree() -> None:
+    asked = small(
+        "name: a, at: 500ms, do: kill, target: owner of vol0, for: 500ms",
+        "name: b, after: a healed, wait: 1s, do: pause, target: owner of vol0 region 0, for: 1s",
+        "name: c, after: b healed, wait: 1s, do: cut, from: a random owner, to: the rest, for: 2s",
+        "after: b healed, do: grow, volume: vol0, regions: 1",
+    )
+    result = perform(asked, on="processes", seed=1)
+    assert result.verdict.code == PASS, (result.verdict, result.receipts)
+    assert [each.complete for each in result.receipts] == [True] * 4
+    assert "is gone" in result.receipts[0].evidence["observed"]
+    assert "state T" in result.receipts[1].evidence["observed"]
+    assert "does not hear" in result.receipts[-1].evidence["observed"]
+    assert result.figures.operations > 100
+
+
+def test_injector_that_does_nothing_makes_the_run_inconclusive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ProcessCluster, "signal", lambda *_: None)
+    monkeypatch.setattr(ProcessCluster, "start_node", lambda *_: None)
+    monkeypatch.setattr("scenario.files.runner.HEAL_MS_MAX", 1000)
+    asked = small("at: 500ms, do: kill, target: a random node, for: 500ms", lasts="3s")
+    result = perform(asked, on="processes", seed=1)
+    assert result.verdict.code == INCONCLUSIVE
+    assert "was not observed" in result.verdict.reason
+
+
+def test_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"{SMALL}lasts: 60s\ntimeline: [{{at: 500ms, do: pause, target: n1, for: 50s}}]\n"
+    )
+    command = [sys.executable, "-c", "from scenario.command import main; main()", "scenario"]
+    run = subprocess.Popen(
+        [*command, "run", str(path), "--on", "processes"],
+        env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "fault observed" in line:
+            break
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    run.stdout.close()
+    assert list(tmp_path.glob("eightfold-scenario-*")) == []
+    left = [
+        path.name
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if str(tmp_path) in path.read_text(errors="replace") and "node" in path.read_text()
+    ]
+    assert left == []
+
+
+@pytest.mark.parametrize("name", ["owner-killed", "split-brain-five-three"])
+def test_scenario_of_the_library_passes_on_processes(name: str) -> None:
+    result = perform(read(find(name)), on="processes", seed=1)
+    assert result.verdict.code == PASS, (result.verdict, result.receipts)
