@@ -59,7 +59,10 @@ class Level2Report:
 
 
 class Level2Run:
-    """One seed from start to verdict. listed: faults in place of those that the seed draws."""
+    """One seed from start to verdict. listed: faults in place of those that the seed draws.
+    knows_all_faults: see `SeedRun`."""
+
+    knows_all_faults = True
 
     def __init__(
         self,

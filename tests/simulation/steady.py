@@ -17,6 +17,8 @@ from sim.kernel import KernelNode
 class Steady(SeedRun):
     """`SeedRun` without faults of its own: hosts run from the start until `finish`."""
 
+    knows_all_faults = False
+
     def __init__(
         self,
         seed: int,

@@ -54,6 +54,8 @@ def test_copies_go_home_too() -> None:
 class Moving(SeedRun):
     """A seed of faults with owners that move all the time, at any moment."""
 
+    knows_all_faults = False
+
     moves = 0
 
     def __init__(self, seed: int, options: SeedOptions) -> None:

@@ -71,12 +71,6 @@ def test_broken_rule_is_printed_and_ends_with_one(
 BUSY = Level2Options(writes_per_s=150, fault_every_ms=300, down_ms=300)
 
 
-CROWDED = Level2Options(
-    seconds=3, hosts=3, regions=2, writes_per_s=400, read_weight=5, fua_percent=50, sync_us=10_000,
-    journal_kib=48,
-)  # fmt: skip
-
-
 def caught(options: Level2Options, seeds: int, first: int = 0) -> str:
     """What the first seed that fails says; empty when all hold."""
     for seed in range(first, first + seeds):
@@ -132,18 +126,6 @@ def _sync_without_sync(
 _request_sync = Journal.request_sync
 
 
-def _sync_what_waits(io: IoPath, effect: Any) -> None:
-    """Mutant: a record waits for the sync of all entries, those that wait for its room too."""
-    assert io.store is not None
-    copy, seq, epoch = effect.copy, effect.seq, effect.epoch
-
-    def synced() -> None:
-        copy.record_synced(seq, epoch)
-        io.turn_soon()
-
-    io.store.journal.request_sync(synced)
-
-
 def _always_intact(core: NodeCore, **settings: Any) -> None:
     """Mutant: a node that lost its memory with the power says that it has everything."""
     _core_init(core, **{**settings, "intact": True})
@@ -196,14 +178,6 @@ def test_recovery_that_forgets_the_tail_is_caught(monkeypatch: pytest.MonkeyPatc
 def test_sync_that_does_not_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "request_sync", _sync_without_sync)
     assert "not synced" in caught(replace(BUSY, durability_synced=True), 3)
-
-
-@pytest.mark.simulation
-def test_sync_that_waits_for_the_room_that_it_would_make_is_caught(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(IoPath, "_on_sync_record", _sync_what_waits)
-    assert "is answered" in caught(CROWDED, 1, first=14)
 
 
 @pytest.mark.simulation

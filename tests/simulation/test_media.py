@@ -30,6 +30,8 @@ QUIET = Level2Options(
 class BadDisks(Level2Run):
     """Nothing but the media of node 1 is faulty. One page of a file in four is hit now and then."""
 
+    knows_all_faults = False
+
     victims: tuple[int, ...] = (1,)
     latent = True
 

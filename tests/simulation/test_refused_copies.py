@@ -25,6 +25,8 @@ class RefusingDisks(Level2Run):
     """Every disk of n1 refuses every write from half a second on, until the end. full: for want of
     space, as a file that cannot grow."""
 
+    knows_all_faults = False
+
     def __init__(self, seed: int, options: Level2Options, *, full: bool = False) -> None:
         super().__init__(seed, options)
         self.full = full
