@@ -142,10 +142,12 @@ def _compare_region(cold: ColdStore, key: Key, copy: RegionCopy) -> list[str]:
         return [f"a restart would not find seq {copy.prepared}"] if copy.prepared else []
     if not made.complete:
         return ["a restart would find an incomplete copy"]
-    if made.committed > copy.committed or made.prepared < copy.prepared:
+    # Of what a copy has prepared it answers for what its journal holds; a joiner may have the rest
+    # on its way there (level 2, power 7000054).
+    if made.committed > copy.committed or made.prepared < copy.journalled:
         return [
             f"a restart would find seq {made.committed} to {made.prepared}, memory has"
-            f" {copy.committed} to {copy.prepared}"
+            f" {copy.committed} to {copy.journalled}"
         ]
     cold.advance(key, copy.committed)
     if (made.committed, made.committed_epoch) != (copy.committed, copy.committed_epoch):

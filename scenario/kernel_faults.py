@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scenario.level1 import SeedRun
 
 MANY_MAX = 8
+SLOWEST_DISK = 500  # times as slow as ever
 QUIET_NS = 600 * NS_PER_MS
 GONE = ("lose", "replace")  # faults that leave nothing of a copy
 UNNOTICED_MS = 60  # a node that is back within that time, as a rule nobody has missed
@@ -169,7 +170,7 @@ class KernelFaults:
         longest_ms = {"pause": options.pause_ms}.get(name, options.down_ms)
         details: tuple[Detail, ...] = ()
         if name in ("slow", "slow_disk"):
-            details = (("factor", (5, 50, 500)[rng.below(3)]),)
+            details = (("factor", (5, 50, SLOWEST_DISK)[rng.below(3)]),)
         elif name == "corrupt":
             details = (("permille", (2, 20, 200)[rng.below(3)]),)
         elif name == "delay":

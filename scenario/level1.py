@@ -24,7 +24,7 @@ from scenario.catalog_checks import CatalogChecks
 from scenario.checkers import Violation, check_history
 from scenario.cut_checks import CutChecks
 from scenario.history import History
-from scenario.kernel_faults import KernelFaults
+from scenario.kernel_faults import SLOWEST_DISK, KernelFaults
 from scenario.losses import check_with_losses
 from scenario.profiles import SeedOptions, swarm
 from scenario.runs import FaultEvent
@@ -259,7 +259,10 @@ class SeedRun:
         self._wait("every node is back", seconds, self._all_up)
         self._wait("everything is redundant", seconds, self.redundant)
         self._wait("copies are identical", 5, self._identical)
-        self._wait("catalogs agree", 5, self._catalogs_agree)
+        # A sync that began on a slow disk goes on when the disk is quick again.
+        options = self.options
+        slowest_s = 2 * options.sync_us * SLOWEST_DISK // 1_000_000 if options.slow_disks else 0
+        self._wait("catalogs agree", 5 + slowest_s, self._catalogs_agree)
         self._wait("every cut has ended", 8, self._cuts_ended)
         self._check_space()
         # With `durability: synced` nothing that was acknowledged may be missing, ever.

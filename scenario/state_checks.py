@@ -78,8 +78,8 @@ class StateChecks:
                 holders.add(self.kernel.nodes[member])
         for holder in sorted(holders, key=lambda each: each.node):
             kept = holder.durable.regions.get(key)
-            if not (record.flags & SYNC or holder.durable.intact):
-                continue  # what it acknowledged went with its power, and it will say so
+            if holder.durable.blank or not (record.flags & SYNC or holder.durable.intact):
+                continue  # what it acknowledged went with its power or disks, and it will say so
             if kept is None or not kept.holds(record.seq, record.epoch):
                 self.fail("I9", f"{record} is committed by {node} and not durable on {holder}")
             assert kept is not None
