@@ -158,6 +158,8 @@ class KernelFaults:
         if name == "partition":
             return self._drawn_partition(at_ms)
         if name == "kill_many":
+            if len(fit) < 2:
+                return None  # of several nodes there is one left
             rng.shuffle(fit)
             count = 2 + rng.below(max(1, len(fit) - 1))
             return FaultEvent(
