@@ -18,6 +18,7 @@ from admin import output
 from admin.arguments import DIRECTORY, Directory, Json, Node, Size, Volume, client_of
 from admin.check_command import check
 from admin.local import read_cluster
+from admin.mqtt_cli import mqtt_app
 from admin.output import closed_after, reported
 from admin.recovery_commands import rebalance, region_app
 from base.errors import InvalidRequest, NotConnected, StorageError
@@ -43,6 +44,7 @@ volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and r
 app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
 app.add_typer(region_app, name="region")
+app.add_typer(mqtt_app, name="mqtt")
 app.command()(rebalance)
 app.command()(check)
 

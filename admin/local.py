@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,7 @@ class LocalCluster:
     secret_path: Path
     cluster_id: str
     nodes: tuple[LocalNode, ...]
+    mqtt: dict[str, Any] = field(default_factory=dict)  # the section of the configuration
 
     def node(self, number: int) -> LocalNode:
         """NotFound names the nodes there are."""
@@ -120,6 +121,7 @@ def _cluster(directory: Path, document: Any) -> LocalCluster:
         secret_path=directory / str(about.get("secret_file", "secret")),
         cluster_id=str(about.get("id") or about.get("name", "eightfold")),
         nodes=tuple(sorted(nodes, key=lambda each: each.node)),
+        mqtt=dict(document.get("mqtt") or {}),
     )
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from admin import live, output
+from admin.broker_process import start_broker, stop_broker
 from admin.client import ClusterClient
 from admin.local import (
     UP_PID_FILE,
@@ -74,6 +75,8 @@ class Up:
         LinkLost when one ended instead; its last words are in the text.
         """
         write_pid_file(self.cluster.directory / UP_PID_FILE, os.getpid())
+        if self.cluster.mqtt.get("embedded"):
+            start_broker(self.cluster)
         self._processes.start(self._numbers)
         until_ns = self._clock.now_ns() + READY_SECONDS * NS_PER_S
         waiting = [node for node in self.cluster.nodes if node.node in self._numbers]
@@ -155,6 +158,7 @@ class Up:
         self.client.close()
         killed = self._processes.stop()
         _, late = stop_nodes(self.cluster)
+        stop_broker(self.cluster)  # after the nodes: they say that they stop
         (self.cluster.directory / UP_PID_FILE).unlink(missing_ok=True)
         return sorted({*killed, *late})
 
@@ -243,4 +247,5 @@ def run_down(cluster: LocalCluster, seconds: float = 30.0) -> tuple[list[int], l
         while running_pid(cluster.directory / UP_PID_FILE) and clock.now_ns() < until_ns:
             pause(0.05)
     _, killed = stop_nodes(cluster)
+    stop_broker(cluster)
     return [number for number in running if number not in killed], killed

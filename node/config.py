@@ -34,6 +34,7 @@ from node.options import (
     LogOptions,
     MembershipOptions,
     MeshOptions,
+    MqttOptions,
     NodeOptions,
     Options,
     RebuildOptions,
@@ -97,6 +98,7 @@ class ClusterConfig(Options):
     host: HostOptions = HostOptions()
     rebuild: RebuildOptions = RebuildOptions()
     admin: AdminOptions = AdminOptions()
+    mqtt: MqttOptions = MqttOptions()
     log: LogOptions = LogOptions()
 
     @model_validator(mode="after")
@@ -253,7 +255,37 @@ def _times_agree(config: ClusterConfig) -> Broken:
         yield "consensus.heartbeat_ms", "three of them must be below consensus.election_ms_min"
 
 
-_RULES: Final = (_nodes_agree, _disks_agree, _volumes_agree, _memory_agrees, _times_agree)
+def _mqtt_agrees(config: ClusterConfig) -> Broken:
+    mqtt = config.mqtt
+    if config.cluster.transport == "mqtt" and not mqtt.enabled:
+        yield "cluster.transport", "mqtt needs mqtt.enabled: true"
+    if bool(mqtt.user) != bool(mqtt.password_file):
+        yield "mqtt.password_file", "a user has a password, and a password a user"
+    if mqtt.key_file and not mqtt.cert_file:
+        yield "mqtt.key_file", "is of no use without mqtt.cert_file"
+    if bool(mqtt.broker_cert_file) != bool(mqtt.broker_key_file):
+        yield "mqtt.broker_key_file", "a certificate has a key, and a key a certificate"
+    if mqtt.embedded and not mqtt.enabled:
+        yield "mqtt.embedded", "is of no use without mqtt.enabled: true"
+    if mqtt.embedded and mqtt.tls != bool(mqtt.broker_cert_file):
+        yield "mqtt.tls", "an embedded broker has TLS when it has mqtt.broker_cert_file"
+    taken = {
+        (node.host, port): f"n{node.id}"
+        for node in config.nodes
+        for port in (node.mesh_port, node.nbd_port, node.admin_port)
+    }
+    if mqtt.embedded and (mqtt.host, mqtt.port) in taken:
+        yield "mqtt.port", f"{mqtt.host}:{mqtt.port} is taken by {taken[mqtt.host, mqtt.port]}"
+
+
+_RULES: Final = (
+    _nodes_agree,
+    _disks_agree,
+    _volumes_agree,
+    _memory_agrees,
+    _times_agree,
+    _mqtt_agrees,
+)
 
 
 @dataclass(frozen=True, slots=True)

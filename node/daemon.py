@@ -15,8 +15,9 @@ import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -24,7 +25,7 @@ from base.clock import Clock, RealClock
 from base.device import BlockDevice
 from base.errors import ConfigError, MediaError, StorageError
 from base.ids import NodeId
-from base.log import configure
+from base.log import EventTap, configure
 from base.place import Address, local_socket, parse_address
 from base.tasks import Supervisor
 from base.units import NODES_MAX, NS_PER_MS, NS_PER_S, MiB
@@ -62,6 +63,9 @@ from node.roles import JOINER, NONE
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
+
+if TYPE_CHECKING:
+    from admin.mqtt_plane import MqttPlane
 
 log = structlog.get_logger()
 
@@ -530,7 +534,38 @@ def _address_of(config: NodeConfig, peer: NodeOptions) -> Address:
     return local or (peer.host, peer.mesh_port)
 
 
-async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
+def _management_plane(
+    config: NodeConfig, view: OperatorView, incarnation: int, tap: EventTap
+) -> MqttPlane:
+    """Begun; it waits for nothing."""
+    from admin.mqtt_access import broker_address
+    from admin.mqtt_plane import MqttPlane, PlaneOptions  # late: nobody else pays for it
+    from node.cluster_directory import read_secret
+
+    cluster = config.cluster
+    plane = MqttPlane(
+        view,
+        broker_address(config.cluster_directory, cluster.mqtt.model_dump()),
+        PlaneOptions(
+            cluster=cluster.cluster.id or cluster.cluster.name,
+            node=config.node,
+            life=os.urandom(8).hex(),
+            incarnation=incarnation,
+            host=config.options.host,
+            nbd_port=config.options.nbd_port,
+            admin_port=config.options.admin_port,
+            version=metadata.version("eightfold"),
+            statistics_ms=cluster.mqtt.statistics_ms,
+        ),
+        token=read_secret(config.token_path),
+        tap=tap,
+        rng=random.Random(os.urandom(16)),
+    )
+    plane.start()
+    return plane
+
+
+async def _serve(config: NodeConfig, stop: asyncio.Event, tap: EventTap) -> int:
     from node.cluster_directory import read_secret
     from transport.link import LinkLimits
     from transport.mesh import Mesh, MeshConfig
@@ -576,12 +611,17 @@ async def _serve(config: NodeConfig, stop: asyncio.Event) -> int:
         node=config.name,
         body_bytes_max=cluster.admin.body_bytes_max,
     )
+    plane = _management_plane(config, view, incarnation, tap) if cluster.mqtt.enabled else None
     log.info("node.started", node=config.node, incarnation=incarnation)
     await stop.wait()
     node.core.stopping = True
+    if plane is not None:
+        plane.stopping()
     await target.stop()
     await api.close()
     await node.stop()
+    if plane is not None:
+        await plane.close()
     threads.close()
     return 0 if node.failed is None else 1
 
@@ -593,7 +633,8 @@ def run_process(directory: Path, node_id: int) -> int:
     import uvloop
 
     config = node_config(load(directory / "cluster.yaml"), directory, node_id)
-    configure(level=config.cluster.log.level, as_json=config.cluster.log.format == "json")
+    log_options, tap = config.cluster.log, EventTap()
+    configure(level=log_options.level, as_json=log_options.format == "json", tap=tap)
     structlog.contextvars.bind_contextvars(node=config.name)
 
     async def main() -> int:
@@ -601,6 +642,6 @@ def run_process(directory: Path, node_id: int) -> int:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, stop.set)
-        return await _serve(config, stop)
+        return await _serve(config, stop, tap)
 
     return uvloop.run(main())

@@ -101,6 +101,10 @@ class ClusterOptions(Options):
         max_length=4096,
         description="Nodes prove to each other that they know it; mode 0600; relative as above.",
     )
+    transport: Literal["mesh", "mqtt"] = Field(
+        default="mesh",
+        description="mesh: a link for each pair of nodes; mqtt: all their messages by the broker.",
+    )
 
 
 class NodeOptions(Options):
@@ -411,6 +415,45 @@ class AdminOptions(Options):
     )
     body_bytes_max: Size = Field(
         default=64 * KiB, ge=4 * KiB, le=16 * MiB, description="Largest request that is read."
+    )
+
+
+_FILE: Final = "relative to this file; empty: none."
+
+
+class MqttOptions(Options):
+    """The management plane: state, statistics, events and commands over an MQTT broker."""
+
+    enabled: bool = Field(default=False, description="Nothing that a host sees depends on it.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=255, description="Where the broker listens."
+    )
+    port: Port = Field(default=1883, description="Usually 1883, and 8883 with TLS.")
+    embedded: bool = Field(
+        default=False, description="`up` runs a broker of its own at this address."
+    )
+    user: str = Field(default="", max_length=255, description="Empty: the broker asks for nobody.")
+    password_file: str = Field(
+        default="", max_length=4096, description=f"Of the user; mode 0600; {_FILE}"
+    )
+    tls: bool = Field(default=False, description="Encrypted, and the broker proves who it is.")
+    ca_file: str = Field(
+        default="",
+        max_length=4096,
+        description="Who may vouch for the broker; relative to this file; empty: the system's own.",
+    )
+    cert_file: str = Field(
+        default="", max_length=4096, description=f"Of a node, for a broker that asks; {_FILE}"
+    )
+    key_file: str = Field(default="", max_length=4096, description=f"Of cert_file; {_FILE}")
+    broker_cert_file: str = Field(
+        default="", max_length=4096, description=f"Of the embedded broker, for TLS; {_FILE}"
+    )
+    broker_key_file: str = Field(
+        default="", max_length=4096, description=f"Of broker_cert_file; {_FILE}"
+    )
+    statistics_ms: int = Field(
+        default=1000, ge=100, le=60_000, description="Statistics are published this often."
     )
 
 

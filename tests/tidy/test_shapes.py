@@ -31,6 +31,7 @@ LONG_FUNCTIONS: Final[dict[str, str]] = {
 # Real sockets and threads tell nobody when they are done: these look again, within a time limit.
 SLEEPS: Final[dict[str, str]] = {
     "tests/node/test_consensus_store.py": "waits for a thread that syncs a file",
+    "tests/transport/mosquitto.py": "waits for a process to listen, at most 10 s",
     "tests/transport/test_mesh.py": "waits for links of real sockets, at most 20 s",
     "tests/transport/test_sim_network.py": "on a virtual-time loop: costs no time",
 }
