@@ -292,10 +292,31 @@ class NodeChecks:
                 # It had acknowledged it before its power went; of `mirrored` no more is promised.
                 continue
             if kept is None or not kept.holds(record.seq, record.epoch):
+                if self._released(holder, node, record):
+                    continue
                 self.fail("I9", f"{record} is committed by {sim}, not journalled on n{holder}")
             assert kept is not None
             if record.flags & SYNC and not kept.is_synced(record.seq):
                 self.fail("I9", f"{record} is committed by {sim} and not synced on n{holder}")
+
+    def _released(self, holder: int, owner: Node, record: Record) -> bool:
+        """It has dropped its copy, by a catalog that the owner does not know yet: it had the record
+        when it acknowledged it, and all who are members now have it."""
+        sim = self.cluster.nodes[holder]
+        if not sim.alive or not sim.ready or sim.node is None:
+            return False
+        catalog = sim.node.core.catalog
+        if catalog.version <= owner.core.catalog.version or record.volume not in catalog.volumes:
+            return False
+        row = catalog.row(record.volume, record.region)
+        kept = [
+            self._kept.get(member, {}).get((record.volume, record.region))
+            for member in range(self.cluster.config.nodes)
+            if row.is_member(member)
+        ]
+        return not row.is_member(holder) and all(
+            each is not None and each.holds(record.seq, record.epoch) for each in kept
+        )
 
     def _served(self, sim: SimNode, node: Node, record: Record) -> None:
         """I5: this node may answer at this moment, and nobody else."""

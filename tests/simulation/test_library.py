@@ -51,6 +51,19 @@ def test_scenario_passes_with_a_small_journal_too(name: str, seed: int) -> None:
     assert perform(scenario_of(text, source=name), on="sim", seed=seed).verdict.code == PASS
 
 
+# An old member had dropped its copy, by a catalog that its owner did not know when it committed.
+RELEASED = [("one-way-link", 20)]
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(("name", "seed"), RELEASED)
+def test_copy_that_was_released_while_its_owner_did_not_know_is_not_missed(
+    name: str, seed: int
+) -> None:
+    verdict = perform(read(find(name)), on="sim", seed=seed).verdict
+    assert verdict.code == PASS, verdict
+
+
 # (a bug put in on purpose, the scenario that must see it, the rule that it breaks)
 BROKEN = [
     ("read-without-lease", "paused-owner", "I5"),
