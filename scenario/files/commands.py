@@ -20,6 +20,7 @@ from scenario.faults import nearest
 from scenario.files import library
 from scenario.files.amounts import time_text
 from scenario.files.explain import explain
+from scenario.files.junit import junit
 from scenario.files.loader import read
 from scenario.files.models import EVENTS, Scenario, schema
 from scenario.files.runner import Line
@@ -193,6 +194,9 @@ def run(
         int, typer.Option(min=1, max=10_000, help="So many seeds, counted up from the first.")
     ] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only verdicts.")] = False,
+    junit_file: Annotated[
+        Path | None, typer.Option("--junit", help="Also write a JUnit XML file, for a CI server.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a scenario: print what happens as it happens, the receipts of its faults, the verdict.
@@ -206,7 +210,7 @@ def run(
     scenario = read(path)
     _world(on)
     first = scenario.seed if seed is None else seed
-    code = 0
+    code, results = 0, list[Result]()
     for number in range(first, first + seeds):
         command = f"eightfold scenario run {file} --on {on} --seed {number}"
         loud = not (quiet or as_json)
@@ -214,10 +218,20 @@ def run(
             scenario, on=on, seed=number, command=command, on_line=_say_line if loud else None
         )
         _show(result, loud=loud, as_json=as_json)
+        results.append(result)
         code = result.verdict.code
         if code:
             break
+    if junit_file is not None:
+        _write(junit_file, junit(results))
     raise typer.Exit(code)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _world(on: str) -> None:
