@@ -98,13 +98,14 @@ class Resume:
 
 
 class SyncRecord:
-    """Sync the journal, then call `record_synced` of the copy with this seq and epoch."""
+    """Sync the journal, then call `record_synced` of the copy with this seq, epoch and era."""
 
-    __slots__ = ("copy", "epoch", "seq")
+    __slots__ = ("copy", "epoch", "era", "seq")
 
     def __init__(self, copy: RegionCopy, seq: int) -> None:
         self.copy = copy
         self.epoch = copy.epoch
+        self.era = copy.era
         self.seq = seq
 
 

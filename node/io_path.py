@@ -614,11 +614,11 @@ class IoPath:
         self._again(effect.token)
 
     def _on_sync_record(self, effect: fx.SyncRecord) -> None:
-        copy, seq, epoch = effect.copy, effect.seq, effect.epoch
+        copy = effect.copy
         assert self.store is not None
 
         def synced() -> None:
-            copy.record_synced(seq, epoch)
+            copy.record_synced(effect.seq, effect.epoch, effect.era)
             self.turn_soon()
 
         # Not up to what waits for room: the room may be made by what this record holds up.

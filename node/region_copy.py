@@ -71,8 +71,8 @@ class RegionCopy:
     __slots__ = (
         "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "adopt_at",
         "clients", "commit_known", "commit_told", "committed", "committed_epoch", "complete",
-        "cow_into", "effects", "end_at", "epoch", "filling", "gated", "held", "in_flight", "joiner",
-        "journalled", "kept", "left_at_ns", "line", "log", "log_base", "matched", "members",
+        "cow_into", "effects", "end_at", "epoch", "era", "filling", "gated", "held", "in_flight",
+        "joiner", "journalled", "kept", "left_at_ns", "line", "log", "log_base", "matched", "members",
         "offline", "open_at_ns", "open_target", "opening", "others", "owner", "place", "prepared",
         "prepared_epoch", "read_peers", "region", "required", "role", "self_id", "serving",
         "session", "since", "sole_synced", "spoiled", "suspended", "sync_asked", "synced",
@@ -108,6 +108,7 @@ class RegionCopy:
         self.committed_epoch = 0
         self.journalled = 0
         self.synced = 0
+        self.era = 0  # grows when records are dropped: a sync of before says nothing of later ones
         self.matched = 0
         self.commit_known = 0  # the highest commit point that an owner has told this copy
         self.complete = True  # False: a state transfer into this copy has not ended
@@ -399,11 +400,17 @@ class RegionCopy:
             if self.commit_known > self.committed:
                 self.commit_up_to(self.commit_known)
 
-    def record_synced(self, seq: int, epoch: int) -> None:
+    def record_synced(self, seq: int, epoch: int, era: int) -> None:
         """Every record up to seq that lay in the journal when `SyncRecord` was asked for in that
         epoch survives a power cut here."""
         if epoch != self.epoch:
             return  # another record may stand at that place by now; who needs it asks again
+        if era != self.era:
+            # Records were dropped meanwhile, and the same ones may have come again with a new
+            # session: they lie elsewhere in the journal, behind what was synced.
+            if self.journalled > self.synced:
+                self.effects.append(SyncRecord(self, self.journalled))
+            return
         self.synced = max(self.synced, min(seq, self.journalled))
         if self.role == OWNER:
             self.commit()
@@ -556,6 +563,7 @@ class RegionCopy:
         self.synced = min(self.synced, self.prepared)
         self.matched = min(self.matched, self.prepared)
         self.prepared_epoch = self.log[-1].epoch if self.log else self.committed_epoch
+        self.era += 1
         self.effects.append(Truncate(self, from_seq))
 
     def commit_point(self, sender: int, epoch: int, committed: int, record_epoch: int) -> None:
@@ -651,6 +659,7 @@ class RegionCopy:
         self.kept.want(False, base)
         self.log_base = self.prepared = self.committed = base
         self.journalled = self.synced = self.matched = base
+        self.era += 1
         self.prepared_epoch = self.committed_epoch = base_epoch
         self.spoiled = False
         self.clients = clients

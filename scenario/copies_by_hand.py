@@ -116,7 +116,7 @@ class Copies:
                 self.answers[effect.token] = "resumed"
             case fx.SyncRecord():
                 if node not in self.unsynced:
-                    copy.record_synced(effect.seq, effect.epoch)
+                    copy.record_synced(effect.seq, effect.epoch, effect.era)
             case fx.SendPosition():
                 complete, seq, epoch = effect.position
                 position = wire.TransferPosition(

@@ -68,10 +68,10 @@ def _sync_nothing(patch: Patches) -> None:
 def _sync_what_waits(patch: Patches) -> None:
     def sync(self: IoPath, effect: Any) -> None:
         assert self.store is not None
-        copy, seq, epoch = effect.copy, effect.seq, effect.epoch
+        copy = effect.copy
 
         def synced() -> None:
-            copy.record_synced(seq, epoch)
+            copy.record_synced(effect.seq, effect.epoch, effect.era)
             self.turn_soon()
 
         self.store.journal.request_sync(synced)

@@ -410,7 +410,7 @@ class KernelNode(KernelMachine):
         self._host_operation(*effect.token)
 
     def _sync_record(self, effect: fx.SyncRecord) -> None:
-        self.sync(lambda: effect.copy.record_synced(effect.seq, effect.epoch))
+        self.sync(lambda: effect.copy.record_synced(effect.seq, effect.epoch, effect.era))
 
     def _truncate_effect(self, effect: fx.Truncate) -> None:
         self.journal.append(("truncate", effect.copy, effect.from_seq, 0))

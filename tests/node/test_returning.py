@@ -82,7 +82,7 @@ def test_a_copy_is_admitted_only_once_it_has_synced_what_was_committed_without_i
     assert world.copies[1].prepared == world.copies[0].committed
     assert world.admitted == []
     world.unsynced.clear()
-    world.copies[1].record_synced(world.copies[1].journalled, 2)
+    world.copies[1].record_synced(world.copies[1].journalled, 2, world.copies[1].era)
     world.run()
     assert (2, 1) in world.admitted
 
