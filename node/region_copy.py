@@ -72,11 +72,11 @@ class RegionCopy:
         "_gap", "_parked", "_parked_point", "acked", "admission_out", "admitting", "adopt_at",
         "clients", "commit_known", "commit_told", "committed", "committed_epoch", "complete",
         "cow_into", "effects", "end_at", "epoch", "era", "filling", "gated", "held", "in_flight",
-        "joiner", "journalled", "kept", "left_at_ns", "line", "log", "log_base", "matched", "members",
-        "offline", "open_at_ns", "open_target", "opening", "others", "owner", "place", "prepared",
-        "prepared_epoch", "read_peers", "region", "required", "role", "self_id", "serving",
-        "session", "since", "sole_synced", "spoiled", "suspended", "sync_asked", "synced",
-        "synced_acked", "tokens", "transfer", "volume", "waiting", "wants_sync_always",
+        "joiner", "journalled", "kept", "left_at_ns", "line", "log", "log_base", "matched",
+        "members", "offline", "open_at_ns", "open_target", "opening", "others", "owner", "place",
+        "prepared", "prepared_epoch", "read_peers", "region", "required", "role", "self_id",
+        "serving", "session", "since", "sole_synced", "spoiled", "suspended", "sync_asked",
+        "synced", "synced_acked", "tokens", "transfer", "volume", "waiting", "wants_sync_always",
     )  # fmt: skip
 
     def __init__(
