@@ -15,9 +15,8 @@ import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
@@ -26,7 +25,6 @@ from base.device import BlockDevice
 from base.errors import ConfigError, MediaError, StorageError
 from base.ids import NodeId
 from base.log import EventTap, configure
-from base.place import Address, local_socket, parse_address
 from base.tasks import Supervisor
 from base.units import NODES_MAX, NS_PER_MS, NS_PER_S, MiB
 from cluster import raft_types as rt
@@ -54,7 +52,7 @@ from node.io_path import IoPath
 from node.journal import Journal
 from node.leases import LeaseTable
 from node.operator_view import OperatorView
-from node.options import NodeOptions
+from node.outside import bus_of, management_plane
 from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
@@ -63,9 +61,6 @@ from node.roles import JOINER, NONE
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
-
-if TYPE_CHECKING:
-    from admin.mqtt_plane import MqttPlane
 
 log = structlog.get_logger()
 
@@ -523,73 +518,15 @@ def _open_ports(config: NodeConfig, threads: SyncThreads) -> NodePorts:
     )
 
 
-def _address_of(config: NodeConfig, peer: NodeOptions) -> Address:
-    """What the configuration says of this pair; else, a peer whose directory lies beside ours is on
-    this machine."""
-    given = config.options.peer_addresses.get(peer.id)
-    if given is not None:
-        return parse_address(given, "peer_addresses")
-    directory = config.directory.parent / f"n{peer.id}"
-    local = local_socket(directory, peer.host) if directory.exists() else None
-    return local or (peer.host, peer.mesh_port)
-
-
-def _management_plane(
-    config: NodeConfig, view: OperatorView, incarnation: int, tap: EventTap
-) -> MqttPlane:
-    """Begun; it waits for nothing."""
-    from admin.mqtt_access import broker_address
-    from admin.mqtt_plane import MqttPlane, PlaneOptions  # late: nobody else pays for it
-    from node.cluster_directory import read_secret
-
-    cluster = config.cluster
-    plane = MqttPlane(
-        view,
-        broker_address(config.cluster_directory, cluster.mqtt.model_dump()),
-        PlaneOptions(
-            cluster=cluster.cluster.id or cluster.cluster.name,
-            node=config.node,
-            life=os.urandom(8).hex(),
-            incarnation=incarnation,
-            host=config.options.host,
-            nbd_port=config.options.nbd_port,
-            admin_port=config.options.admin_port,
-            version=metadata.version("eightfold"),
-            statistics_ms=cluster.mqtt.statistics_ms,
-        ),
-        token=read_secret(config.token_path),
-        tap=tap,
-        rng=random.Random(os.urandom(16)),
-    )
-    plane.start()
-    return plane
-
-
 async def _serve(config: NodeConfig, stop: asyncio.Event, tap: EventTap) -> int:
     from node.cluster_directory import read_secret
-    from transport.link import LinkLimits
-    from transport.mesh import Mesh, MeshConfig
 
     cluster = config.cluster
     threads = SyncThreads(name=f"sync-{config.name}")
     node = Node(config.node, cluster, _open_ports(config, threads), stop.set)
     asyncio.get_running_loop().set_exception_handler(node.callback_failed)
-    secret = read_secret(config.secret_path)
     incarnation = await node.begin()
-    node.ports.bus = Mesh(
-        MeshConfig(
-            self_id=config.node,
-            incarnation=incarnation,
-            cluster_id=cluster.cluster.id or cluster.cluster.name,
-            secret=secret,
-            listen=(config.options.host, config.options.mesh_port),
-            peers={NodeId(peer.id): _address_of(config, peer) for peer in config.peers},
-            local_socket=local_socket(config.directory, config.options.host),
-            limits=LinkLimits(backoff_max_ms=max(20, cluster.mesh.reconnect_ms_max)),
-        ),
-        rng=node.ports.rng,
-        on_failure=lambda _name, error: node.fail(error),
-    )
+    node.ports.bus = bus_of(config, incarnation, node.ports.rng, node.fail)
     await node.start()
     target = NbdTarget(
         node.exports,
@@ -611,7 +548,7 @@ async def _serve(config: NodeConfig, stop: asyncio.Event, tap: EventTap) -> int:
         node=config.name,
         body_bytes_max=cluster.admin.body_bytes_max,
     )
-    plane = _management_plane(config, view, incarnation, tap) if cluster.mqtt.enabled else None
+    plane = management_plane(config, view, incarnation, tap) if cluster.mqtt.enabled else None
     log.info("node.started", node=config.node, incarnation=incarnation)
     await stop.wait()
     node.core.stopping = True

@@ -12,7 +12,7 @@ import contextlib
 import random
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -485,6 +485,26 @@ class LinkTable:
         # Two addresses of one node would replace each other's links for ever.
         return "that node is linked by another address" if self.session(peer) else ""
 
+    async def connect(self, link: Connection, address: Address, receiver: int) -> None:
+        """Make the socket of a connection that was dialled. OSError."""
+        if isinstance(address, str):
+            await self.loop.create_unix_connection(lambda: link, address)
+        else:
+            await self.loop.create_connection(lambda: link, address[0], address[1])
+
+    def admits_dialer(self, peer: int, peers: Container[int]) -> str:
+        """Why a node takes no link from there; empty: it does."""
+        if is_client(peer):
+            clients = sum(1 for linked in self._links if is_client(linked))
+            if clients >= self.limits.clients_max and peer not in self._links:
+                return f"{clients} clients are linked already"
+            return ""
+        if peer not in peers:
+            return f"node {peer} is not a peer of this one"
+        if peer > self.self_id:
+            return "the lower node id dials"
+        return ""
+
     async def _dial_once(self, address: Address, receiver: int) -> str:
         """Connect, and return when that link is over: empty, or why there was none."""
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -499,10 +519,7 @@ class LinkTable:
         timeout_s = self.limits.connect_timeout_ms / 1000
         try:
             async with asyncio.timeout(timeout_s):
-                if isinstance(address, str):
-                    await self.loop.create_unix_connection(lambda: link, address)
-                else:
-                    await self.loop.create_connection(lambda: link, address[0], address[1])
+                await self.connect(link, address, receiver)
         except (OSError, TimeoutError) as error:
             link.give_up()
             return f"{address_text(address)}: {error or 'no answer in time'}"

@@ -17,7 +17,7 @@ from base.errors import ConfigError
 from base.ids import NodeId
 from base.place import Address
 from base.units import NODES_MAX
-from transport.bus import CLIENT_ID_END, CLIENT_ID_MIN, OnFailure, is_client
+from transport.bus import CLIENT_ID_END, CLIENT_ID_MIN, OnFailure
 from transport.handshake import ANYONE, Identity
 from transport.link import Connection, LinkLimits, LinkTable, address_text
 
@@ -122,16 +122,7 @@ class Mesh(LinkTable):
         return self.accepting(self._admits_dialer)
 
     def _admits_dialer(self, peer: int) -> str:
-        if is_client(peer):
-            clients = sum(1 for linked in self._links if is_client(linked))
-            if clients >= self.limits.clients_max and peer not in self._links:
-                return f"{clients} clients are linked already"
-            return ""
-        if peer not in self._config.peers:
-            return f"node {peer} is not a peer of this one"
-        if peer > self.self_id:
-            return "the lower node id dials"
-        return ""
+        return self.admits_dialer(peer, self._config.peers)
 
     async def close(self) -> None:
         """Stop listening, end all links. No callback comes any more."""

@@ -14,14 +14,21 @@ from base.errors import InvalidRequest, RemoteProtocolError
 from base.ids import NodeId
 from base.place import Address
 from base.units import MiB
+from tests.transport.mosquitto import Mosquitto
+from transport.broker import BrokerAddress
 from transport.bus import MessageBus, is_client
 from transport.link import LinkLimits
 from transport.mesh import Mesh, MeshClient, MeshClientConfig, MeshConfig
 from transport.messages import AdminRequest, HostBatch, SyncReply, SyncRequest
+from transport.mqtt import MqttBus, MqttBusConfig, client_config
 from transport.sim import SimLimits, SimNetwork
 
 SECRET = b"a secret of the cluster"
-KINDS = ["tcp", "unix", "tcp-uvloop", "unix-uvloop", "sim", "sim-objects"]
+needs_mosquitto = pytest.mark.needs_tool("mosquitto")
+KINDS = [
+    "tcp", "unix", "tcp-uvloop", "unix-uvloop", "sim", "sim-objects",
+    pytest.param("mqtt", marks=needs_mosquitto), pytest.param("mqtt-uvloop", marks=needs_mosquitto),
+]  # fmt: skip
 
 
 class End:
@@ -70,6 +77,9 @@ class World:
         self.addresses: dict[int, Address] = {}
         self.queued_bytes_max = 48 * MiB
         self.network: SimNetwork | None = None
+        self.broker: Mosquitto | None = None
+        if kind.startswith("mqtt"):
+            self.broker = Mosquitto(directory)
         if kind.startswith("sim"):
             self.network = SimNetwork(
                 random.Random(7),
@@ -83,6 +93,16 @@ class World:
     async def node(self, node: int, count: int, incarnation: int = 1) -> End:
         if self.network is not None:
             bus: MessageBus = self.network.bus(node, self._failed)
+        elif self.broker is not None:
+            peers = tuple(n for n in range(count) if n != node)
+            bus = MqttBus(
+                MqttBusConfig(
+                    NodeId(node), incarnation, "test", SECRET, self._at_broker(), peers,
+                    LinkLimits(queued_bytes_max=self.queued_bytes_max, handshake_timeout_ms=1000),
+                ),
+                rng=random.Random(node),
+                on_failure=self._failed,
+            )  # fmt: skip
         else:
             bus = Mesh(
                 MeshConfig(
@@ -108,6 +128,10 @@ class World:
             self.addresses[node] = bus.listening
         return end
 
+    def _at_broker(self) -> BrokerAddress:
+        assert self.broker is not None
+        return BrokerAddress("127.0.0.1", self.broker.port)
+
     def _fresh_address(self, node: int) -> Address:
         if self.kind.startswith("unix"):
             return str(self.directory / f"n{node}")
@@ -126,6 +150,10 @@ class World:
     async def client(self) -> End:
         if self.network is not None:
             bus: MessageBus = self.network.client_bus(self._failed)
+        elif self.broker is not None:
+            rng = random.Random(99 + len(self.clients))
+            config = client_config("test", SECRET, self._at_broker(), sorted(self.ends), rng)
+            bus = MqttBus(config, rng=rng, on_failure=self._failed)
         else:
             bus = MeshClient(
                 MeshClientConfig("test", SECRET, tuple(self.addresses.values())),
@@ -142,12 +170,14 @@ class World:
             self.network.reset(one, other)
         else:
             mesh = self.ends[one].bus
-            assert isinstance(mesh, Mesh)
+            assert isinstance(mesh, Mesh | MqttBus)
             mesh._links[other].end("broken by the test")
 
     async def close(self) -> None:
         for end in [*self.clients, *self.ends.values()]:
             await end.bus.close()
+        if self.broker is not None:
+            self.broker.kill()
 
 
 Run = Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]
