@@ -98,17 +98,6 @@ def _heirs_open(patch: Patches) -> None:
     patch.put(Gates, "configured", configured)
 
 
-def _answer_when_moved(patch: Patches) -> None:
-    real = RegionCopy.__dict__["_leave_ownership"]
-
-    def leave(self: RegionCopy) -> None:
-        held, self.held = self.held, []
-        self.effects += [Reply(token, None) for token in held]
-        real(self)
-
-    patch.put(RegionCopy, "_leave_ownership", leave)
-
-
 def _heirs_forget_tags(patch: Patches) -> None:
     real = RegionCopy.__dict__["_become_owner"]
 
@@ -145,11 +134,7 @@ MUTATIONS: Final = (
     ),
     _cut("tag-late", "operations are numbered into the cut until it is made", _tag_late),
     _cut("tag-by-commit", "what is in a cut is decided by the commit", _tag_by_commit),
-    _cut("heir-opens-gate", "a new owner holds no replies back", _heirs_open, _LOST, seeds=300),
-    _cut(
-        "held-answered-by-loser", "who loses a region answers what the gate held back",
-        _answer_when_moved, _LOST, seeds=300,
-    ),
+    _cut("heir-opens-gate", "a new owner holds no replies back", _heirs_open, _LOST, seeds=700),
     _cut(
         "heir-retags-tail", "a new owner numbers what it inherited into another snapshot",
         _heirs_forget_tags, _LOST, seeds=300,

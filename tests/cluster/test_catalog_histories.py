@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from base.ids import NOBODY
@@ -232,17 +232,19 @@ def test_snapshot_and_the_rest_of_the_log_equal_the_whole_log(
 
 
 def refusals(payloads: list[bytes]) -> list[bool]:
-    """Which entries changed no row when they were applied."""
+    """Which entries changed no row when they were applied, or passed over some of theirs."""
     catalog = Catalog()
     found = []
     for index, payload in enumerate(payloads, start=1):
         before = row_tuples(catalog)
-        catalog.apply(index, payload)
-        found.append(row_tuples(catalog) == before)
+        result = catalog.apply(index, payload).result
+        skipped = isinstance(result, dict) and result.get("skipped", 0) > 0
+        found.append(skipped or row_tuples(catalog) == before)
     return found
 
 
 @settings(deadline=None, max_examples=40)
+@example([(8, 5, 2, 3), (3, 7, 2, 3), (0, 4, 0, 2), (3, 6, 0, 3), (8, 6, 5, 3)])  # granted in part
 @given(steps)
 def test_entries_of_earlier_lives_and_epochs_are_void_when_repeated(history: list[Step]) -> None:
     catalog, payloads = run(history, checked=False)
@@ -256,7 +258,8 @@ def test_entries_of_earlier_lives_and_epochs_are_void_when_repeated(history: lis
         log.NodeUp, log.NodeDown, log.CutPair, log.AdmitCopies, log.CancelJoins, log.MoveOwners,
         log.ReleaseCopies, log.ForceOpen,
     )  # fmt: skip
-    # An opening that was refused, its node being down, may well be asked for again and granted.
+    # An opening that was refused, its node being down, may well be asked for again and granted; so
+    # may rows of one that was granted in part.
     refused = refusals(payloads)
     repeats = [
         payload
