@@ -209,6 +209,19 @@ class Cache:
         # Sealed ones are older than anything that is not.
         return next((page.born_ns for page in self._sealed if page.live), None)
 
+    def waits_for_note(self) -> bool:
+        """What is to be destaged next waits for `noted` to grow, whatever it is that it holds."""
+        noted = self.noted
+        for page in self._sealed:
+            if page.live and page.sealed is not None:
+                if page.sealed.newest > noted:
+                    return True
+                break
+        for page in self._queue:
+            if page.live and page.sealed is None:
+                return page.since > noted
+        return False
+
     def next_group(self) -> list[Page] | None:
         """Neighbouring pages of one region, ascending, oldest first of all that may be destaged.
 

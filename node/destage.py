@@ -138,7 +138,11 @@ class Destager:
             return
         if self._journal.is_full:
             return  # a note would wait for room that only a checkpoint can make; it notes as well
-        if not self._has_points() and self._fill_stamp <= self._cache.noted:
+        if (
+            not self._has_points()
+            and self._fill_stamp <= self._cache.noted
+            and not self._cache.waits_for_note()
+        ):
             return  # all that was applied is noted already, and what was read to complete blocks
         self._sync_asked = True
         self._last_sync_ns = now

@@ -125,6 +125,26 @@ def test_nothing_is_destaged_before_it_was_noted() -> None:
     assert held.next_group() is not None
 
 
+def test_a_page_that_no_record_told_of_waits_for_a_note_too() -> None:
+    """Else it never goes to disk and holds the journal: nothing that is committed is left to tell.
+    Scenario rebuild-under-load, seed 6, with a journal of 256 KiB."""
+    held = cache()
+    pages = region(held)
+    assert not held.waits_for_note()
+    apply(pages, WRITE, 0, PAGE, 5)
+    assert held.waits_for_note()
+    note_all(held)
+    assert not held.waits_for_note()
+    held.stamp += 1
+    apply(pages, WRITE, 0, PAGE, 6)
+    page = pages.dirty[0]
+    held.seal(page)
+    assert page.sealed is not None
+    assert held.waits_for_note() == (page.sealed.newest > held.noted)
+    note_all(held)
+    assert not held.waits_for_note()
+
+
 def test_the_oldest_page_goes_first_and_takes_its_full_neighbours_along() -> None:
     held = cache()
     one, two = region(held, 1), region(held, 2)

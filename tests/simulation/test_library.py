@@ -40,7 +40,6 @@ def test_scenario_of_the_library_passes(name: str, seed: int) -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.xfail(reason="hosts may wait long for room in a small journal", strict=False)
 @pytest.mark.parametrize(("name", "seed"), CROWDED)
 def test_scenario_passes_with_a_small_journal_too(name: str, seed: int) -> None:
     text = find(name).read_text(encoding="utf-8")
