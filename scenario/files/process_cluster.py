@@ -40,6 +40,7 @@ from scenario.links import Links
 
 READY_S: Final = 60
 ANSWER_S: Final = 1.0
+CHANGE_S: Final = 30.0
 LOOK_S: Final = 0.05
 REGION_BYTES: Final = MiB
 _TABLES: Final = {"l2_entries": 8, "l3_entries": 8}  # of pages of 16 KiB: a region of 1 MiB
@@ -96,7 +97,8 @@ class ProcessCluster:
         self._last: ClusterView | None = None
         self._volumes: list[str] = []
         self.cluster: LocalCluster
-        self.client: ClusterClient
+        self.client: ClusterClient  # for looks, which must not wait for a node that is paused
+        self.operator: ClusterClient  # for changes, which take their time on a busy machine
 
     # ------------------------------------------------------------------ start and end
 
@@ -115,6 +117,7 @@ class ProcessCluster:
         numbers = self._processes.wait_prepared()
         self.cluster = read_cluster(directory)
         self.client = ClusterClient(self.cluster, ANSWER_S)
+        self.operator = ClusterClient(self.cluster, CHANGE_S)
         self._processes.start(numbers)
         for number in numbers:
             self.wait(f"n{number} serves hosts", partial(self.is_ready, number))
@@ -126,6 +129,7 @@ class ProcessCluster:
                 if node_pid(node) is not None and self._state(node) == PAUSED:
                     signal_node(node, signal.SIGCONT)
             self.client.close()
+            self.operator.close()
         if self._processes is not None:
             self._processes.stop()
         if hasattr(self, "cluster"):
@@ -247,13 +251,13 @@ class ProcessCluster:
         """A volume that hosts can use at every node. Its number."""
         group = "raid1" if self._wanted.mirrored_disks else "raid0"
         spec = {"name": name, "size_bytes": regions * REGION_BYTES, "group": group}
-        self.client.create_volume(spec)
+        self.operator.create_volume(spec)
         path = f"/v1/volumes/{name}"
         for node in self.cluster.nodes:
             self.wait(f"{name} is known at {node.name}", partial(self.ask, node.node, path))
         self._volumes.append(name)
         self.wait(f"{name} has its copies", lambda: self.look().redundant)
-        return int(self.client.volume(name)["id"])
+        return int(self.operator.volume(name)["id"])
 
     def signal(self, number: int, which: signal.Signals) -> None:
         """NotFound: it does not run."""

@@ -380,7 +380,7 @@ class ProcessWorld:
 
     def _operate(self, action: Perform) -> None:
         """As an operator would."""
-        client = self._cluster.client
+        client = self._cluster.operator
         try:
             if isinstance(action.step, Grow):
                 name = action.step.volume
