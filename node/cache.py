@@ -118,7 +118,7 @@ class Cache:
         self._peak = 0
         self._queue: deque[Page] = deque()
         self._sealed: deque[Page] = deque()
-        self._paused: dict[tuple[int, int], RegionPages] = {}
+        self._paused: dict[RegionPages, None] = {}
         self._failures = 0
         self.replaying = False  # the journal is being replayed
         self._pool: dict[int, list[bytearray]] = {}  # by page size
@@ -186,7 +186,7 @@ class Cache:
         for page in self._sealed:
             if page.live and page.sealed is not None:
                 yield page
-        for region in self._paused.values():
+        for region in self._paused:
             for page in region.aside:
                 if page.live:
                     yield page
@@ -330,6 +330,19 @@ class Cache:
         self._sealed.remove(page)
         self._sealed.append(page)
 
+    def wait_for_note(self, page: Page) -> None:
+        """Nothing of the page goes to disk before the note of this stamp is synced."""
+        page.newest = self.stamp
+        if page.sealed is not None:
+            page.sealed.newest = self.stamp
+            if page in self._sealed:
+                self.postpone(page)
+
+    def completed(self, page: Page) -> None:
+        """As it was taken from the queue, now that it has all it lacked; it waits as above."""
+        page.since = page.newest = self.stamp
+        self._enqueue(page)
+
     def unseal(self, page: Page) -> None:
         """Give up its sealed copy, none of which is on its way to a disk: the page has it all."""
         if page in self._sealed:
@@ -362,7 +375,7 @@ class Cache:
         """The destage of the group failed: its region is left alone until `resume`."""
         region = group[0].region
         region.paused = True
-        self._paused[region.key] = region
+        self._paused[region] = None
         for page in group:
             self._failures += 1
             page.failed = self._failures
@@ -372,8 +385,7 @@ class Cache:
     def resume(self, region: RegionPages) -> None:
         """Try the region again, and first the pages that failed longest ago or never."""
         region.paused = False
-        if self._paused.get(region.key) is region:
-            del self._paused[region.key]
+        self._paused.pop(region, None)
         aside, region.aside = region.aside, []
         for page in sorted(aside, key=lambda page: page.failed):
             if page.live and page.sealed is not None:

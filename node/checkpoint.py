@@ -5,7 +5,8 @@ failed disks, number of regions], then an entry per region, each behind its leng
 slot whose CRCs are right counts. The other one is written next, so a crash in the middle of it
 leaves the newest. An entry is msgpack [volume, region, session, epoch, committed, committed epoch,
 clients, bitmap of pages on disk, last record applied, page seqs as of that record (two bytes a
-page, `node.page_seqs`), since, bitmap of suspects, checksums (`node.page_checksums`), lsn];
+page, `node.page_seqs`), since, bitmap of suspects, checksums (`node.page_checksums`), lsn], and
+behind these the tables of snapshots (`node.kept_pages`), where there are any;
 session: 0 complete, > 0 a joiner's, -1 incomplete; since, suspects: of `node.stored_region`, when
 incomplete.
 """
@@ -56,7 +57,8 @@ class RegionState:
 class RegionEntry:
     """One region of a checkpoint. bitmap: pages that are on disk; empty when none is. seqs: packed
     as of the record `applied`; empty when no page was ever touched. sums: as BlockSums packs them.
-    noted: what stands before that lsn in the journal is in here already.
+    noted: what stands before that lsn in the journal is in here already. views: tables of snapshots
+    as KeptPages packs them.
     """
 
     session: int = COMPLETE
@@ -68,6 +70,7 @@ class RegionEntry:
     suspect: bytes = b""
     sums: bytes = b""
     noted: int = 0
+    views: bytes = b""
 
 
 @dataclass(slots=True)
@@ -83,12 +86,13 @@ class Checkpoint:
 def pack_region(key: Key, entry: RegionEntry) -> bytes:
     """One entry, with its length in front."""
     state = entry.state
+    views = (entry.views,) if entry.views else ()
     packed: bytes = msgpack.packb(
         (
             key[0], key[1], entry.session, state.epoch, state.committed, state.committed_epoch,
             state.clients, entry.bitmap, entry.applied, entry.seqs, entry.since, entry.suspect,
             entry.sums,
-            entry.noted,
+            entry.noted, *views,
         )
     )  # fmt: skip
     return _CRC.pack(len(packed)) + packed

@@ -22,7 +22,8 @@ from node.block_reader import BlockReader
 from node.cache import Cache, Page, contents, mask_runs
 from node.disk_shelf import DiskShelf
 from node.journal import Journal
-from node.journal_format import CommitNote, FillNote
+from node.journal_format import CommitNote, FillNote, KeptNote
+from node.kept_pages import KeptPages
 from node.page_checksums import BLOCK_SHIFT, block_bits, partial_blocks, put_sectors, take_sectors
 from node.region_pages import RegionPages
 
@@ -206,6 +207,9 @@ class Destager:
     async def _destage(self, group: list[Page]) -> bool:
         """False: it has to wait for something, and so should the rest."""
         try:
+            if group[0].region.keeps and group[0].mask != group[0].region.full_mask:
+                await self._complete(group[0])
+                return True
             if len(group) == 1 and partial_blocks(contents(group[0])[1]):
                 return await self._fill(group[0])
             if not self._write_now(group):
@@ -280,6 +284,63 @@ class Destager:
             self._cache.reseal(page, bytes(merged), sealed.mask | missing)
             self._fill_stamp = self._cache.stamp
         return True
+
+    async def _complete(self, page: Page) -> None:
+        """Give a kept page, and others of the same page of the base, what they lack of the disk.
+        That place is not written before: so it holds what it held when they were kept."""
+        kept = page.region
+        assert isinstance(kept, KeptPages)
+        index = kept.page_of(page.index)
+        region = kept.owner
+        wanted = kept.wanted(index)
+        whole = memoryview(bytearray(region.page_bytes))
+        first_block = index * region.page_bytes >> BLOCK_SHIFT
+        for at in range(0, region.page_bytes, BLOCK_BYTES):
+            number = at >> BLOCK_SHIFT
+            if block_bits(number) & wanted:
+                part = whole[at : at + BLOCK_BYTES]
+                try:
+                    await self._blocks.right_block(region, first_block + number, part)
+                except MediaError as error:
+                    log.warning("view.lost", volume=region.key[0], region=region.key[1],
+                                page=index, error=str(error))  # fmt: skip
+                    kept.give_up(index)
+                    return
+        if not page.live:
+            return  # removed or dropped meanwhile
+        self.filled += 1
+        views, pages = kept.views_of(index), list(kept.lacking[index])
+        sectors = take_sectors(whole, wanted)
+        mask = wanted.to_bytes((wanted.bit_length() + 7) // 8, "little")
+        room = self._journal.has_room(region.page_bytes)
+        if room:
+            note = KeptNote(*region.key, index, views, mask, sectors)
+            self.fill_lsn = self._journal.append_note(note)
+        else:
+            kept.hold_until_noted(index)
+        kept.complete(index, views, wanted, sectors)
+        kept.stamp = self._fill_stamp = self._cache.stamp
+        base = region.dirty.get(index)
+        if base is not None:
+            self._cache.wait_for_note(base)
+        for each in pages:
+            self._cache.completed(each)
+        if not room:
+            await self._write_kept(kept, pages)
+
+    async def _write_kept(self, kept: KeptPages, pages: list[Page]) -> None:
+        """Without room for a note: to disk at once, where nothing points to them yet, and into a
+        checkpoint, for which the base's page waits."""
+        for page in pages:
+            if page.live:
+                await self._write([page])
+                if page.live:
+                    sealed = page.sealed
+                    assert sealed is not None
+                    at = page.index * kept.page_bytes
+                    kept.sums.wrote(at, sealed.data, sealed.mask)
+                    self._cache.finish(page)
+        await self._checkpoint()
 
     def _note(self, page: Page, missing: int, sectors: bytes) -> None:
         """Journal what was read."""

@@ -36,6 +36,7 @@ class IncomingPages:
         key = (note.volume, note.region)
         region = store.region(key)
         store.forget(region)
+        store.lose_views(region)
         if note.suspect:
             wanted = bools_of(note.suspect, region.pages)
         else:

@@ -43,6 +43,10 @@ finds the end and the last reset of each region, the second applies.
 | page, or of an incomplete region             |                                                   |
 | FILL of a page that replayed records changed | gives the rest of its blocks                      |
 | FILL of another page                         | only if it was a repair; else it is on disk       |
+| OPERATION that owes a snapshot a page        | kept before it is applied, unless the checkpoint  |
+|                                              | has it already                                    |
+| KEPT                                         | gives what those kept pages lacked                |
+| VIEW_REMOVED                                 | hands the tables of the view over, again          |
 """
 
 from __future__ import annotations
@@ -67,6 +71,8 @@ TRANSFER_BEGIN: Final = 4
 TRANSFER_DONE: Final = 5
 REGION_DROPPED: Final = 6
 FILL: Final = 9
+KEPT: Final = 10
+VIEW_REMOVED: Final = 11
 
 MAGIC: Final = 0x4A38E16F
 _HEAD = struct.Struct("<II")
@@ -156,6 +162,29 @@ class FillNote:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptNote:
+    """What a page of a region held when the first write after these snapshots came to it, as far as
+    it was on disk only. Synced before the page is written over. mask: as in FillNote."""
+
+    volume: int
+    region: int
+    page: int
+    views: tuple[int, ...]
+    mask: bytes
+    sectors: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRemovedNote:
+    """The exceptions of the view in that region went to the older one, 0: to nobody."""
+
+    volume: int
+    region: int
+    view: int
+    older: int
+
+
+@dataclass(frozen=True, slots=True)
 class RegionDroppedNote:
     """This node gave up its copy of the region."""
 
@@ -165,7 +194,8 @@ class RegionDroppedNote:
 
 Note = (
     CommitNote | TruncateNote | TransferBeginNote | TransferDoneNote | RegionDroppedNote | FillNote
-)
+    | KeptNote | ViewRemovedNote
+)  # fmt: skip
 
 _KIND_OF: Final[dict[type[Any], int]] = {
     CommitNote: COMMIT,
@@ -174,6 +204,8 @@ _KIND_OF: Final[dict[type[Any], int]] = {
     TransferDoneNote: TRANSFER_DONE,
     RegionDroppedNote: REGION_DROPPED,
     FillNote: FILL,
+    KeptNote: KEPT,
+    ViewRemovedNote: VIEW_REMOVED,
 }
 
 
@@ -212,6 +244,10 @@ def pack_note(note: Note) -> tuple[int, bytes]:
         values = [
             note.volume, note.region, note.page, note.repaired, note.mask, note.sectors,
         ]  # fmt: skip
+    elif isinstance(note, KeptNote):
+        values = [note.volume, note.region, note.page, note.views, note.mask, note.sectors]
+    elif isinstance(note, ViewRemovedNote):
+        values = [note.volume, note.region, note.view, note.older]
     else:
         values = [note.volume, note.region]
     payload: bytes = msgpack.packb(values)
@@ -242,6 +278,10 @@ def unpack_note(entry: JournalEntry) -> Note:
             return RegionDroppedNote(*values)
         if entry.kind == FILL:
             return FillNote(*values)
+        if entry.kind == KEPT:
+            return KeptNote(*values)
+        if entry.kind == VIEW_REMOVED:
+            return ViewRemovedNote(*values)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"journal entry {entry.lsn}: {error}") from None
     raise RemoteProtocolError(f"journal entry {entry.lsn}: kind {entry.kind} is unknown")

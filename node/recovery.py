@@ -19,22 +19,27 @@ from typing import Any, Final, NamedTuple
 from node.checkpoint import COMPLETE, Key, RegionEntry
 from node.journal_format import (
     FILL,
+    KEPT,
     OPERATION,
     TRANSFER_BEGIN,
     TRANSFER_DONE,
+    VIEW_REMOVED,
     CommitNote,
     FillNote,
     JournalEntry,
+    KeptNote,
     Note,
     RegionDroppedNote,
     TransferBeginNote,
     TransferDoneNote,
     TruncateNote,
+    ViewRemovedNote,
     unpack_note,
 )
 from transport.operation import Record, unpack_record
 
 NEVER: Final = -1
+_BESIDE: Final = (FILL, KEPT, VIEW_REMOVED)  # they say nothing about what the others mean
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class Action(Enum):
     TRANSFER = 3  # the transfer of the note begins; `done`: what it brought is on disk
     SEQS = 4  # it has ended, and these are the page seqs of the region: (as of, packed)
     FILL = 5  # what the blocks of `fill` hold beside what the records before it wrote
+    VIEWS = 6  # what `views` says of kept pages and tables
 
 
 class Step(NamedTuple):
@@ -88,6 +94,7 @@ class Step(NamedTuple):
     later: tuple[bytes, ...] = ()  # bitmaps of suspects of transfers that began behind the record
     seqs: tuple[int, bytes] = (0, b"")
     fill: FillNote | None = None
+    views: KeptNote | ViewRemovedNote | None = None
 
 
 @dataclass(slots=True)
@@ -151,7 +158,7 @@ class Survey:
                 region = self._region((record.volume, record.region))
                 region.epoch = max(region.epoch, epoch)
                 region.committed = max(region.committed, committed)
-            elif entry.kind != FILL:  # it says nothing about what the others mean
+            elif entry.kind not in _BESIDE:
                 self._note(entry.lsn, unpack_note(entry))
 
     def _note(self, lsn: int, note: Note) -> None:
@@ -249,6 +256,14 @@ class Replay:
         again whole have kept them."""
         return self._survey.regions[key].sums
 
+    def views(self, key: Key, known: dict[Key, RegionEntry]) -> bytes | None:
+        """Tables of snapshots before the first entry; None: a state transfer put others in place
+        of what they tell of, or the copy is not complete."""
+        region = self._survey.regions[key]
+        if region.begin is not None or region.transfers or region.session != COMPLETE:
+            return None
+        return known[key].views if key in known and region.reset_lsn == NEVER else b""
+
     def _fill(self, entry: JournalEntry) -> Step | None:
         note = unpack_note(entry)
         assert isinstance(note, FillNote)
@@ -266,12 +281,24 @@ class Replay:
             return None
         return Step(Action.FILL, key, fill=note)
 
+    def _views(self, entry: JournalEntry) -> Step | None:
+        note = unpack_note(entry)
+        assert isinstance(note, KeptNote | ViewRemovedNote)
+        key = (note.volume, note.region)
+        progress = self._progress.get(key)
+        region = self._survey.regions.get(key)
+        if progress is None or region is None or entry.lsn < region.reset_lsn:
+            return None
+        return Step(Action.VIEWS, key, views=note)
+
     def take(self, entry: JournalEntry) -> Step | None:
         """What to do with the next entry, in order; None: nothing."""
         if entry.kind in (TRANSFER_BEGIN, TRANSFER_DONE):
             return self._transfer(entry)
         if entry.kind == FILL:
             return self._fill(entry)
+        if entry.kind in (KEPT, VIEW_REMOVED):
+            return self._views(entry)
         if entry.kind != OPERATION:
             return None
         record, _, _, _ = unpack_record(entry.payload, 0)

@@ -81,7 +81,8 @@ class RegionPages:
 
     seqs: by page, the last record that touched it (`node.page_seqs`); made with `states`.
     touched: while a state transfer runs, by page, the mask of sectors that the stream has written.
-    transferring: pages of which received bytes are on their way to disk. freed: pages given back
+    transferring: pages of which received bytes are on their way to disk, or whose place on disk has
+    what a snapshot is owed (`node.kept_pages`): they are not destaged. freed: pages given back
     since a checkpoint looked last. paused: its disks have failed; its pages are set `aside`.
     """
 
@@ -90,6 +91,8 @@ class RegionPages:
         "paused", "plans", "repairing", "seqs", "states", "sums", "touched", "transferring",
         "unapplied", "versions",
     )  # fmt: skip
+
+    keeps = False  # these are pages that snapshots keep
 
     def __init__(self, key: tuple[int, int], place: RegionPlace, cache: Cache) -> None:
         region_bytes, page_bytes, plans, base = place
@@ -449,7 +452,7 @@ class RegionPages:
         """(first page, pages) of those in `freed` that are holes still; forgets them."""
         runs: list[tuple[int, int]] = []
         for index in sorted(self.freed):
-            if self.states is None or self.states[index] != HOLE:
+            if self.states is None or self.states[index] != HOLE or index in self.transferring:
                 continue
             if runs and sum(runs[-1]) == index:
                 runs[-1] = (runs[-1][0], runs[-1][1] + 1)

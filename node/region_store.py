@@ -52,7 +52,9 @@ from node.journal_format import (
     RegionDroppedNote,
     TransferBeginNote,
     TruncateNote,
+    ViewRemovedNote,
 )
+from node.kept_pages import KeptPages, SnapshotPlace
 from node.page_checksums import take_sectors
 from node.page_seqs import bits_of, bools_of, pack_seqs
 from node.recovery import RecoveredRegion
@@ -60,6 +62,7 @@ from node.region_pages import HOLE, RegionPages, RegionPlace
 from node.region_reads import RegionReads
 from node.stored_region import StoredRegion, StoreStatistics
 from node.stored_region import StoreOptions as StoreOptions
+from node.view_reads import ViewReads
 from transport.operation import Record
 
 log = structlog.get_logger()
@@ -76,7 +79,8 @@ class RegionStore:
 
     on_failure(error): the node must stop (P11). on_room(): host writes may be taken again.
     on_region_error(key, error): no disk takes dirty pages of the region. on_pinned(key): records of
-    the region that nobody commits keep the journal from being trimmed.
+    the region that nobody commits keep the journal from being trimmed. snapshot_place(key): where
+    the region keeps what snapshots are owed; None: nowhere, and `cow_into` is not looked at.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class RegionStore:
         on_region_error: Callable[[Key, StorageError], None] | None = None,
         on_pinned: Callable[[Key], None] | None = None,
         options: StoreOptions | None = None,
+        snapshot_place: Callable[[Key], SnapshotPlace | None] = lambda _: None,
     ) -> None:
         options = options or StoreOptions()
         self.journal = journal
@@ -123,6 +128,10 @@ class RegionStore:
         self.reads = RegionReads(self.regions, self.blocks, self.destager)
         self.read_now = self.reads.read_now
         self.read = self.reads.read
+        self.read_view = ViewReads(self.regions, self.reads, self.blocks, self.destager).read
+        self.snapshot_place = snapshot_place
+        self._left: list[tuple[KeptPages, list[int]]] = []  # extents that nobody has any more
+        self._noted: list[KeptPages] = []  # by the checkpoint that is being taken
         self.entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
         self.uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
         self._applied_lsn = -1  # the highest of all applied records
@@ -152,6 +161,7 @@ class RegionStore:
         if key in self.regions:
             return
         region = self.regions[key] = StoredRegion(key, place, self.cache)
+        region.keep_for_views(self.snapshot_place(key))
         if not complete:
             region.session = INCOMPLETE
             self.cache.changed[key] = None
@@ -165,6 +175,7 @@ class RegionStore:
         if region is None:
             return
         self.forget(region)
+        self.lose_views(region)
         region.clear()
         region.session = INCOMPLETE
         if region.lock is not None:
@@ -188,6 +199,19 @@ class RegionStore:
         region.unapplied.clear()
         self.unnoted.pop(region.key, None)
         self.done.pop(region.key, None)
+
+    def lose_views(self, region: StoredRegion) -> None:
+        """This copy has nothing of snapshots any more."""
+        if region.kept is not None:
+            self._left.append((region.kept, region.lose_views()))
+
+    def remove_view(self, key: Key, view: int, older: int) -> None:
+        """A snapshot is being removed: what it has of the region goes to the older one, 0: to
+        nobody (ruling R5). May be repeated."""
+        kept = self.region(key).kept
+        if kept is not None:
+            kept.remove_view(view, older)
+            self.journal.append_note(ViewRemovedNote(*key, view, older))
 
     def region(self, key: Key) -> StoredRegion:
         region = self.regions.get(key)
@@ -234,6 +258,8 @@ class RegionStore:
         del region.unapplied[record.seq]
         del self.uncommitted[lsn]
         cache = self.cache
+        if record.cow_into:
+            region.keep(record, lsn)
         region.apply(record, lsn)
         region.applied_seq = record.seq
         region.applied_epoch = record.epoch
@@ -329,6 +355,8 @@ class RegionStore:
             stamp = self.destager.next_stamp()
             changed = list(self.cache.changed)
             freed: list[tuple[RegionPages, int, int]] = []
+            left, self._left = self._left, []
+            self._noted.clear()
             for start in range(0, len(changed), SLICE):
                 if start:
                     await self._clock.sleep(0)
@@ -341,6 +369,10 @@ class RegionStore:
             # that wait for room are none of it.
             await self.journal.synced(applied_lsn)
             await self.slots.store(payload)
+            for kept in self._noted:
+                kept.settled()
+            for kept, extents in left:
+                kept.views.space.give_back(extents)
             self.destager.noted(stamp)
             self.journal.trim(trim_lsn)
             self._room()
@@ -378,7 +410,8 @@ class RegionStore:
             if number % 64 == 63:
                 await self._clock.sleep(0)
             states = region.states
-            if self.regions.get(region.key) is not region or states is None:
+            found = self.regions.get(region.key)
+            if found is not region or states is None or not found.may_discard():
                 continue
             if states.count(HOLE, first, first + count) == count:
                 at = region.base + first * region.page_bytes
@@ -402,16 +435,21 @@ class RegionStore:
         del self.cache.changed[key]
         state, applied = self.region_state(key), region.applied_seq
         incomplete = region.session != COMPLETE
+        kept, bitmap = region.kept, region.disk_bitmap()
+        if kept is not None:
+            bitmap = kept.base_bitmap(bitmap)
+            self._noted.append(kept)
         entry = RegionEntry(
             region.session,
             state,
-            region.disk_bitmap(),
+            bitmap,
             applied,
             pack_seqs(region.seqs, applied),
             region.since if incomplete else (0, 0),
             region.suspect if incomplete else b"",
             region.sums.pack(),
             self.journal.next_lsn,
+            kept.pack() if kept is not None else b"",
         )
         self.entries[key] = pack_region(key, entry)
         if region.freed:

@@ -112,12 +112,16 @@ class RegionViews:
 
     def locate(self, view: int, page: int) -> int:
         """Where a ROSS has the page: PAGE, ZERO, or BASE when no newer ROSS has it either [0095].
-        Views ascend in the order of their making, so newer ones have higher numbers."""
+        NULL when that is not known any more. Newer views have higher numbers."""
+        if view in self.stale:
+            return NULL
         for number, table in self.tables.items():
             if number >= view:
                 entry = table.get(page)
                 if entry != NULL:
                     return entry
+                if number in self.stale:
+                    return NULL
         return base_entry(page)
 
     # -- change
@@ -140,19 +144,18 @@ class RegionViews:
         self._table(view).put(page, page_entry(self.space_number, number))
         return number
 
-    def lose(self, view: int, page: int) -> list[int]:
-        """There was no space for what the view had there. Views that are stale by that: itself and
-        the older ones that would have found the page in it."""
+    def lose(self, view: int) -> None:
+        """There was no space for what the view had of a page, or it could not be read: it is no
+        point in time any more, nor is what an older view would have found in it."""
         self._table(view)
-        lost = []
-        for number in sorted(self.tables, reverse=True):
-            if number > view:
-                continue
-            if number != view and self.tables[number].get(page) != NULL:
-                break
-            lost.append(number)
-        self.stale.update(lost)
-        return lost
+        self.stale.add(view)
+
+    def drop_page(self, view: int, page: int) -> None:
+        """There are no contents for what `put_page` gave. The view is stale."""
+        table = self._table(view)
+        self._given_back.append(offset_of(table.get(page)))
+        table.put(page, ZERO_ENTRY)
+        self.stale.add(view)
 
     def _table(self, view: int) -> PageTable:
         table = self.tables.get(view)
@@ -164,36 +167,26 @@ class RegionViews:
                 self.tables[number] = self.tables.pop(number)
         return table
 
-    def remove(self, view: int) -> list[int]:
+    def remove(self, view: int, older: int) -> list[int]:
         """Hand the exceptions of the view to the next older one where that has none (ruling R5):
-        entries move, data does not. Pages of the space that nobody points at any more. May be
-        repeated.
-
-        The next older one must be among the tables, if there is any: `open_view`.
-        """
+        entries move, data does not. Pages of the space that nobody points at any more. older: 0
+        when there is none. May be repeated."""
         table = self.tables.pop(view, None)
-        stale = view in self.stale
-        self.stale.discard(view)
-        if table is None:
-            return []
-        older = max((number for number in self.tables if number < view), default=0)
+        if view in self.stale:
+            self.stale.discard(view)
+            if older:
+                self.lose(older)  # what it lacks it would have found there
         freed = []
-        for page, entry in table.items():
-            if older and self.tables[older].get(page) == NULL:
-                self.tables[older].put(page, entry)
+        for page, entry in table.items() if table is not None else ():
+            if older and self.owes(older, page):
+                self._table(older).put(page, entry)
             elif kind_of(entry) == PAGE:
                 freed.append(offset_of(entry))
-        if stale and older:
-            self.stale.add(older)  # what it lacks it would have found there
         self._given_back += freed
         return freed
 
-    def open_view(self, view: int) -> None:
-        """It exists, though it may have no exception yet."""
-        self._table(view)
-
     def clear(self) -> list[int]:
-        """Nothing of any view is here any more. Extents to be given back after a checkpoint that
+        """Nothing of any view is here any more. Extents, to be given back when a checkpoint that
         was begun later is on disk."""
         extents = list(self._extents)
         self.tables.clear()

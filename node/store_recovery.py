@@ -24,7 +24,7 @@ from node.checkpoint import (
     pack_region,
     unpack_region,
 )
-from node.journal_format import ENTRY_BYTES, Lives, TransferBeginNote
+from node.journal_format import ENTRY_BYTES, KeptNote, Lives, TransferBeginNote
 from node.page_seqs import bools_of, unpack_seqs
 from node.recovery import Action, RecoveredRegion, Replay, Step, Survey
 from node.region_pages import ABSENT, DISK, HOLE, RegionPlace
@@ -79,6 +79,12 @@ async def recover(
             region = store.regions[key] = StoredRegion(key, place, store.cache)
             _load(region, replay.first(key, known))
             region.sums.load(replay.first_sums(key))
+            region.keep_for_views(store.snapshot_place(key))
+            views = replay.views(key, known)
+            if views is None:
+                store.lose_views(region)
+            elif region.kept is not None:
+                region.kept.load_packed(views)
             store.cache.changed[key] = None
             if key in known:
                 store.entries[key] = checkpoint.entries[key]
@@ -139,6 +145,8 @@ def _carry_out(region: StoredRegion, step: Step, lsn: int) -> None:
     record = step.record
     if step.action is Action.APPLY:
         assert record is not None
+        if record.cow_into:
+            region.keep(record, lsn)
         region.apply(record, lsn)
         if step.later:
             _keep_received(region, step)
@@ -151,8 +159,19 @@ def _carry_out(region: StoredRegion, step: Step, lsn: int) -> None:
     elif step.action is Action.FILL:
         assert step.fill is not None
         region.refill(step.fill, lsn)
+    elif step.action is Action.VIEWS:
+        _views(region, step)
     elif step.seqs:
         region.load_seqs(unpack_seqs(step.seqs[1], step.seqs[0]))
+
+
+def _views(region: StoredRegion, step: Step) -> None:
+    if region.kept is None or region.kept.missing:
+        return
+    if isinstance(step.views, KeptNote):
+        region.kept.complete_from(step.views)
+    elif step.views is not None:
+        region.kept.remove_view(step.views.view, step.views.older)
 
 
 def _keep_received(region: StoredRegion, step: Step) -> None:

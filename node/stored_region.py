@@ -12,8 +12,10 @@ from node.cache import Cache, CacheStatistics
 from node.checkpoint import COMPLETE, Key
 from node.destage import DestagePace
 from node.journal import JournalStatistics
+from node.kept_pages import KeptPages, SnapshotPlace
 from node.page_seqs import Bools, bits_of, bools_of
 from node.region_pages import RegionPages, RegionPlace
+from transport.operation import Record
 
 _PACE = DestagePace()
 
@@ -54,7 +56,7 @@ class StoredRegion(RegionPages):
     """
 
     __slots__ = (
-        "applied_epoch", "applied_seq", "begun_lsn", "lock", "pending", "session", "since",
+        "applied_epoch", "applied_seq", "begun_lsn", "kept", "lock", "pending", "session", "since",
         "suspect",
     )  # fmt: skip
 
@@ -68,6 +70,29 @@ class StoredRegion(RegionPages):
         self.since = (0, 0)
         self.suspect = b""
         self.lock: asyncio.Lock | None = None  # made for a transfer
+        self.kept: KeptPages | None = None  # what snapshots have; None: nothing is kept here
+
+    def keep_for_views(self, place: SnapshotPlace | None) -> None:
+        """From now on records that owe a snapshot something keep it, when there is a place."""
+        if place is not None:
+            self.kept = KeptPages(self, place)
+
+    def keep(self, record: Record, lsn: int) -> None:
+        """What the record is about to take from a snapshot."""
+        if self.kept is not None and self.session == COMPLETE:
+            self.kept.keep(record, lsn)
+
+    def lose_views(self) -> list[int]:
+        """A transfer brings another copy, without snapshots. Extents as `KeptPages.forget_all`."""
+        if self.kept is None:
+            return []
+        self.kept.missing = True
+        return self.kept.forget_all()
+
+    def may_discard(self) -> bool:
+        """No snapshot needs anything of what is on disk in the places of holes."""
+        kept = self.kept
+        return kept is None or (not self.transferring and kept.stamp <= self.cache.noted)
 
     def suspects(self) -> Bools:
         """Pages of an incomplete copy that may be other than the record `since` left them."""

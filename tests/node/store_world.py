@@ -84,6 +84,8 @@ def image_of(records: list[Record]) -> tuple[bytearray, list[bool]]:
 class World:
     """One node's devices, its lives, and what they promised."""
 
+    disk_bytes = CHUNKLET
+
     def __init__(
         self, seed: int, *, raid: int = 0, regions: int = 3, now_percent: int = 50,
         journal_bytes: int = 48 * KiB,
@@ -92,11 +94,13 @@ class World:
         self.loop = SimEventLoop()
         self.disks = SimDisks(self.loop, SeedStreams(seed), DiskTiming(now_percent=now_percent))
         self.inventory = build_inventory(
-            sleds_per_cage=1, disk_bytes=CHUNKLET, chunklet_bytes=CHUNKLET, spare_chunklets=0
+            sleds_per_cage=1, disk_bytes=self.disk_bytes, chunklet_bytes=CHUNKLET, spare_chunklets=0
         )
         for number in range(4):
-            disk = self.disks.add(f"d{number}", CHUNKLET)
-            disk.store_now(0, b"\xdd" * CHUNKLET)  # an earlier user's bytes: nobody may see them
+            disk = self.disks.add(f"d{number}", self.disk_bytes)
+            disk.store_now(
+                0, b"\xdd" * self.disk_bytes
+            )  # an earlier user's bytes: nobody may see them
             disk.end_sync(disk.begin_sync())
         self.disks.add("journal", journal_bytes)
         self.disks.add("checkpoint", 64 * KiB)
@@ -110,6 +114,7 @@ class World:
         self.promised_cut: dict[Key, int] = dict.fromkeys(self.keys, 0)
         self.data: dict[tuple[Key, int, int, int], Record] = {}
         self.number = 0
+        self.more: dict[str, Any] = {}  # arguments of the store
         self.adopted = True
         self.promised: dict[Key, int] = {}
         self.failures: list[BaseException] = []
@@ -139,7 +144,7 @@ class World:
             journal=journal, shelf=shelf, checkpoint_device=self.disks.open("checkpoint"),
             clock=clock, supervisor=self.supervisor, region_state=self.state_of,
             on_failure=self.failures.append,
-            options=StoreOptions(**sizes),
+            options=StoreOptions(**sizes), **self.more,
         )  # fmt: skip
         return self.store
 
@@ -172,7 +177,7 @@ class World:
         record = Record(
             key[0], key[1], kind, flags, offset, length, 9, self.number, 0, data,
             epoch=model.epoch, prev_epoch=previous, seq=len(model.records) + 1,
-            data_crc=data_crc(data),
+            data_crc=data_crc(data), cow_into=self.tag_of(key),
         )  # fmt: skip
         model.records.append(record)
         self.data[key, record.epoch, record.seq, record.number] = record
@@ -181,6 +186,10 @@ class World:
         token = (key, record, len(history) - 1)
         self.store.append(record, pack_record(record, model.epoch, model.committed), token)
         return record
+
+    def tag_of(self, key: Key) -> int:
+        """The snapshot that a record numbered now owes what it takes."""
+        return 0
 
     def write(self, key: Key, offset: int, length: int) -> Record:
         return self.submit(key, WRITE, offset, length)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from base.errors import InvalidRequest
 from node.region_views import RegionViews
 from node.snapshot_space import SnapshotSpace
-from snapshot.entry import BASE, PAGE, ZERO_ENTRY, kind_of, offset_of, page_entry
+from snapshot.entry import BASE, NULL, PAGE, ZERO_ENTRY, kind_of, offset_of, page_entry
 from snapshot.exception_table import ExceptionTable, TableShape
 
 PAGES = 24
@@ -61,14 +61,18 @@ def test_a_late_record_of_an_older_cut_finds_its_place_before_the_newer_one() ->
 
 def test_without_space_those_that_would_have_found_the_page_are_stale_and_no_others() -> None:
     views = RegionViews(PAGES, SnapshotSpace(8))
-    views.open_view(1)
     views.put_zero(2, 3)
-    views.open_view(3)
     for page in range(10, 18):
         assert views.put_page(4, page) is not None
     assert views.put_page(4, 3) is None
-    assert views.lose(4, 3) == [4, 3]  # 2 has the page, and 1 finds it there
-    assert views.stale == {3, 4}
+    views.lose(4)
+    assert views.locate(4, 10) == NULL
+    assert views.locate(2, 3) == ZERO_ENTRY
+    assert kind_of(views.locate(3, 10)) == PAGE
+    assert views.locate(3, 5) == NULL  # it would have been found in 4, or not
+    assert kind_of(views.locate(5, 3)) == BASE
+    views.remove(4, 3)
+    assert views.stale == {3}
     assert views.check() == []
 
 
@@ -78,7 +82,7 @@ def test_a_page_that_was_given_back_is_written_over_only_after_a_checkpoint_with
         views.put_page(2, page)
     views.pack(())
     views.settled()
-    views.remove(2)
+    views.remove(2, 0)
     assert views.put_page(3, 0) is None
     assert views.pack(()) == b""  # without it, but that is not on disk yet
     assert views.put_page(3, 0) is None
@@ -92,7 +96,7 @@ def test_what_is_given_back_while_a_checkpoint_is_written_waits_for_the_next() -
     for page in range(8):
         views.put_page(2, page)
     views.pack(())
-    views.remove(2)
+    views.remove(2, 0)
     views.settled()
     assert views.put_page(3, 0) is None
     views.pack(())
@@ -156,8 +160,7 @@ def test_random_histories_end_as_plain_dicts_and_never_lose_or_share_a_page(seed
         choice = rng.randrange(12)
         if choice == 0:
             newest += 1
-            for each, plain in zip(regions, models, strict=True):
-                each.open_view(newest)
+            for plain in models:
                 plain[newest] = {}
         elif choice < 9 and newest in model:
             page = rng.randrange(PAGES)
@@ -174,9 +177,9 @@ def test_random_histories_end_as_plain_dicts_and_never_lose_or_share_a_page(seed
             gone = rng.choice(sorted(model))
             if gone == newest:
                 continue
-            views.remove(gone)
             entries = model.pop(gone)
             older = max((each for each in model if each < gone), default=0)
+            views.remove(gone, older)
             if older:
                 model[older] = {**entries, **model[older]}
         elif choice == 10:
@@ -198,7 +201,7 @@ def _same(regions: list[RegionViews], models: list[dict[int, dict[int, int]]]) -
     for views, model in zip(regions, models, strict=True):
         assert views.check() == []
         found = {view: dict(table.items()) for view, table in views.tables.items()}
-        assert found == {view: model[view] for view in sorted(model)}
+        assert found == {view: model[view] for view in sorted(model) if model[view]}
 
 
 def test_tables_of_fixed_fan_out_take_what_for_table_gives() -> None:

@@ -1,0 +1,120 @@
+"""shell: reading a view of a region: its own exception, else a newer one's, else the base [0095].
+
+What a read-only view has never changes; where it is does: a page that was the base's own is copied
+out while it is read. So after the base was read it is looked up again.
+"""
+
+from __future__ import annotations
+
+from base.errors import MediaError, NotFound
+from base.units import BLOCK_BYTES
+from node.block_reader import BlockReader
+from node.cache import mask_runs
+from node.checkpoint import COMPLETE, Key
+from node.destage import Destager
+from node.kept_pages import KeptPages
+from node.page_checksums import BLOCK_SHIFT, block_bits
+from node.region_pages import RegionPages, fill_zeros
+from node.region_reads import READ_RETRIES_MAX, RegionReads
+from node.stored_region import StoredRegion
+from snapshot.entry import BASE, NULL, PAGE, kind_of, offset_of
+
+
+class ViewReads:
+    """Of the regions of one store. `reads`: of what is not a snapshot."""
+
+    def __init__(
+        self,
+        regions: dict[Key, StoredRegion],
+        reads: RegionReads,
+        blocks: BlockReader,
+        destager: Destager,
+    ) -> None:
+        self._regions = regions
+        self._reads = reads
+        self._blocks = blocks
+        self._destager = destager
+
+    def _kept(self, key: Key) -> KeptPages:
+        region = self._regions.get(key)
+        if region is None or region.session != COMPLETE:
+            raise NotFound(f"volume {key[0]} region {key[1]}: this node has no complete copy")
+        if region.kept is None or region.kept.missing:
+            raise NotFound(f"volume {key[0]} region {key[1]}: this copy has no snapshots")
+        return region.kept
+
+    async def read(self, key: Key, view: int, offset: int, into: memoryview) -> None:
+        """Fill `into` with what the view has at that byte of the region. The caller has looked that
+        there is such a view. NotFound: this copy cannot say, another may; MediaError."""
+        page_bytes = self._kept(key).page_bytes
+        done = 0
+        while done < len(into):
+            index, at = divmod(offset + done, page_bytes)
+            count = min(page_bytes - at, len(into) - done)
+            await self._read_page(key, view, index, at, into[done : done + count])
+            done += count
+
+    async def _read_page(self, key: Key, view: int, index: int, at: int, into: memoryview) -> None:
+        for attempt in range(READ_RETRIES_MAX):
+            kept = self._kept(key)
+            entry = kept.views.locate(view, index)
+            if entry == NULL:
+                raise NotFound(f"volume {key[0]} region {key[1]}: snapshot {view} went stale")
+            if kind_of(entry) == PAGE:
+                if attempt < READ_RETRIES_MAX - 1:
+                    moved = not await self._read_kept(kept, offset_of(entry), index, at, into)
+                else:
+                    async with self._destager.hold():
+                        moved = not await self._read_kept(kept, offset_of(entry), index, at, into)
+                if moved:
+                    continue
+            elif kind_of(entry) == BASE:
+                offset, length = index * kept.page_bytes + at, len(into)
+                if not self._reads.read_now(key, offset, length, into):
+                    await self._reads.read(key, offset, length, into)
+            else:
+                fill_zeros(into)
+            if self._kept(key) is kept and kept.views.locate(view, index) == entry:
+                return
+        raise MediaError(
+            f"volume {key[0]} region {key[1]} page {index}: it moves again and again", page=index
+        )
+
+    async def _read_kept(
+        self, kept: KeptPages, number: int, index: int, at: int, into: memoryview
+    ) -> bool:
+        """False: it moved from cache to disk meanwhile."""
+        page = kept.dirty.get(number)
+        if page is not None and page.mask == kept.full_mask:
+            into[:] = memoryview(page.data)[at : at + len(into)]
+            return True
+        place = kept if page is None else kept.owner
+        first = number if page is None else index
+        versions = place.versions
+        whole = memoryview(bytearray(kept.page_bytes))
+        await self._blocks_of(place, first, whole, 0 if page is None else page.mask)
+        if kept.dirty.get(number) is not page or place.versions != versions:
+            return False
+        if page is not None:
+            for start, count in mask_runs(page.mask):
+                whole[start : start + count] = memoryview(page.data)[start : start + count]
+        into[:] = whole[at : at + len(into)]
+        return True
+
+    async def _blocks_of(
+        self, place: RegionPages, first: int, whole: memoryview, have: int
+    ) -> None:
+        """The blocks of a page of which `have` has not all; right ones or MediaError."""
+        start = first * place.page_bytes
+        if self._blocks.read_now(place, start, whole):
+            return
+        for low in range(0, len(whole), BLOCK_BYTES):
+            part = whole[low : low + BLOCK_BYTES]
+            number = low >> BLOCK_SHIFT
+            if block_bits(number) & ~have:
+                failed = await self._blocks.read_run(place, start + low, part, any_member=False)
+                if failed or not place.sums.is_right(start + low, part):
+                    raise MediaError(
+                        f"volume {place.key[0]} region {place.key[1]}: a kept page is wrong",
+                        page=first,
+                    )
