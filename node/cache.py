@@ -339,8 +339,11 @@ class Cache:
                 self.postpone(page)
 
     def completed(self, page: Page) -> None:
-        """As it was taken from the queue, now that it has all it lacked; it waits as above."""
+        """It has all that it lacked; it waits as above."""
         page.since = page.newest = self.stamp
+
+    def take_back(self, page: Page) -> None:
+        """It was taken from the queue, and does not go to disk yet: it must hold the trim point."""
         self._enqueue(page)
 
     def unseal(self, page: Page) -> None:

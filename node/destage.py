@@ -290,6 +290,7 @@ class Destager:
         That place is not written before: so it holds what it held when they were kept."""
         kept = page.region
         assert isinstance(kept, KeptPages)
+        self._cache.take_back(page)  # while the disk takes its time
         index = kept.page_of(page.index)
         region = kept.owner
         wanted = kept.wanted(index)

@@ -70,3 +70,9 @@ def test_with_little_space_a_view_is_right_or_stale_and_never_wrong(
     seed: int, kinds: list[CrashKind]
 ) -> None:
     run_lives(seed, kinds, space_pages=12)
+
+
+def test_a_kept_page_that_is_being_completed_holds_the_trim_point() -> None:
+    """A seed: the checkpoint that was taken meanwhile trimmed the record that had made it."""
+    kinds = [CrashKind.POWER_LOST, CrashKind.POWER_TORN, CrashKind.KILL, CrashKind.KILL]
+    assert run_lives(2131, kinds, raid=1, now_percent=50).seen
