@@ -32,6 +32,7 @@ from scenario.scripts import Script, script_of
 from scenario.sim_host import SimHost
 from scenario.stalls import bound_ms, check_stalls
 from scenario.state_checks import StateChecks, Violated
+from scenario.view_checks import ViewChecks
 from scenario.workload import Host, HostConfig
 from sim.kernel import Kernel, KernelConfig, KernelNode
 
@@ -103,6 +104,7 @@ class SeedRun:
         self.kernel.watch.append(self.catalog_checks)
         self.history = History()
         self.cuts: CutChecks | None = None
+        self.views = ViewChecks(self)
         self.region_bytes = config.page_bytes * config.l2_entries * config.l3_entries
         self.history.region_blocks = self.region_bytes // BLOCK
         self.hosts: list[SimHost] = []
@@ -141,7 +143,7 @@ class SeedRun:
             self.hosts.append(SimHost(kernel, number, workload, self.region_bytes))
         if options.snapshot_every_ms:
             self.cuts = CutChecks(self, options.snapshot_every_ms)
-            kernel.watch.append(self.cuts)
+            kernel.watch += [self.cuts, self.views]
         for host in self.hosts:
             host.cuts = self.cuts
             for node in kernel.nodes:
@@ -155,6 +157,7 @@ class SeedRun:
             Script(self, self.script, end_ns).begin()
         if self.cuts is not None:
             self.cuts.begin(end_ns)
+            self.views.begin(end_ns)
         kernel.run_until(end_ns)
         self._heal()
         return self.report()
@@ -274,6 +277,7 @@ class SeedRun:
         torn = self.cuts.judge() if self.cuts is not None else ""
         if torn:
             raise Violated(f"snapshots of seed {kernel.seed}: {torn}")
+        self.views.judge()
 
     def _stalls(self) -> list[Violation]:
         """I27."""

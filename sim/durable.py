@@ -11,6 +11,7 @@ from cluster import raft_types as rt
 from cluster.raft_log import RaftLog
 from node.client_table import ClientTable
 from node.epoch_line import EpochEnd, EpochLine
+from sim.kernel_views import RegionViews
 from transport import operation as op
 from transport.operation import Record
 
@@ -43,6 +44,7 @@ class Rolled:
     committed: int
     committed_epoch: int
     tail: list[Record]
+    views: RegionViews
 
 
 @dataclass(slots=True)
@@ -61,6 +63,7 @@ class DurableRegion:
     since: tuple[int, int] = (0, 0)  # while incomplete
     suspect: frozenset[int] = frozenset()
     place: tuple[int, int] | None = None
+    views: RegionViews = field(default_factory=RegionViews)
     base: int = 0  # where the state transfer began that filled it: synced as a whole
 
     def holds(self, seq: int, epoch: int) -> bool:
@@ -86,13 +89,14 @@ class DurableRegion:
         """With every record up to that one applied; what is behind it is the tail."""
         state = Rolled(
             dict(self.blocks), dict(self.seqs), ClientTable(self.clients), EpochLine(self.line),
-            self.committed, self.committed_epoch, [],
+            self.committed, self.committed_epoch, [], self.views.copy(),
         )  # fmt: skip
         for record, _, _ in self.log:
             fresh = clone(record)
             if record.seq > committed:
                 state.tail.append(fresh)
                 continue
+            state.views.overwrite(state.blocks, fresh, pages_of(fresh))
             apply_sectors(state.blocks, fresh)
             state.seqs.update(dict.fromkeys(pages_of(fresh), fresh.seq))
             state.clients.add(record.client, record.number, record.low)
@@ -114,6 +118,8 @@ class DurableRegion:
             made.blocks = {
                 at: value for at, value in old.blocks.items() if at // size not in note.suspect
             }
+            made.views = old.views
+            made.views.drop_pages(note.suspect)
             made.seqs = {page: seq for page, seq in old.seqs.items() if page not in note.suspect}
         return made
 

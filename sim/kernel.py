@@ -30,6 +30,7 @@ from sim.durable import Durable, DurableRegion, Key, Sectors, apply_sectors, clo
 from sim.kernel_machine import JournalEntry, KernelMachine
 from sim.kernel_network import KernelNetwork
 from sim.kernel_transfers import KernelTransfers, PagesMessage
+from sim.kernel_views import PAGE_SECTORS, Contents, RegionViews
 from transport import messages as wire
 from transport import operation as op
 from transport.operation import Record
@@ -66,7 +67,7 @@ class KernelConfig:
     delay_tail_ns: int = 2 * NS_PER_MS
     journal_ns: int = 60 * NS_PER_US
     sync_ns: int = 300 * NS_PER_US
-    page_bytes: int = 4096
+    page_bytes: int = PAGE_SECTORS * SECTOR_BYTES
     l2_entries: int = 2
     l3_entries: int = 4
     fetch_ns: int = 5 * NS_PER_US
@@ -128,6 +129,7 @@ class KernelNode(KernelMachine):
         self.core: NodeCore
         self.effects: list[fx.NodeEffect] = []
         self.store: dict[Key, Sectors] = {}
+        self.views: dict[Key, RegionViews] = {}
         self.transfers: KernelTransfers
         self._acks: dict[int, dict[Key, fx.Ack]] = {}
         self._records: dict[int, list[tuple[Record, int, int]]] = {}
@@ -220,6 +222,7 @@ class KernelNode(KernelMachine):
 
     def _recover(self) -> None:
         self.store.clear()
+        self.views.clear()
         self.transfers = KernelTransfers(self)
         for key, kept in sorted(self.durable.regions.items()):
             if kept.complete or kept.since[0]:
@@ -390,8 +393,20 @@ class KernelNode(KernelMachine):
             for watch in self.kernel.watch:
                 watch.committed(self, copy, record)
         blocks = self.store.setdefault(key, {})
+        if record.cow_into:
+            self._save_views(key, blocks, record)
         apply_sectors(blocks, record)
         self.transfers.applied(key, record)
+
+    def _save_views(self, key: Key, blocks: Sectors, record: Record) -> None:
+        views = self.views.setdefault(key, RegionViews())
+        views.overwrite(blocks, record, self.transfers.pages_of(record))
+
+    def read_view(self, key: Key, view: int, page: int) -> Contents:
+        """A page of a snapshot, as this node has it."""
+        tree = self.core.catalog.snapshots.tree(key[0])
+        views = self.views.get(key, NO_VIEWS)
+        return views.read(tree, self.store.get(key, {}), view, page)
 
     def _ack_effect(self, effect: fx.Ack) -> None:
         copy = effect.copy
@@ -463,12 +478,14 @@ class KernelNode(KernelMachine):
         copy = effect.copy
         if effect.fresh:
             self.store[copy.volume, copy.region] = {}
+            self.views.pop((copy.volume, copy.region), None)
             self.transfers.forget((copy.volume, copy.region))
             self.write_now("fresh", copy)
 
     def _close_region(self, effect: fx.CloseRegion) -> None:
         key = (effect.copy.volume, effect.copy.region)
         self.store.pop(key, None)
+        self.views.pop(key, None)
         self.transfers.forget(key)
         self.write_now("drop", effect.copy)
 
@@ -544,6 +561,7 @@ class HostOps:
 
 
 ZEROS = bytes(SECTOR_BYTES)
+NO_VIEWS = RegionViews()
 
 # Messages that tell of something rare.
 GOAL_OF: dict[type, str] = {

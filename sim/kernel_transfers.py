@@ -7,7 +7,7 @@ since which record it is being filled, and which pages may differ from that by n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,8 @@ from node import effects as fx
 from node.page_seqs import bits_of, bools_of
 from node.region_copy import RegionCopy
 from node.roles import BY_DELTA
-from sim.durable import DurableRegion, ResetNote, Sectors
+from sim.durable import DurableRegion, ResetNote, Sectors, apply_sectors
+from sim.kernel_views import PageViews, RegionViews
 from transport import messages as wire
 from transport.operation import Record
 
@@ -30,7 +31,7 @@ Key = tuple[int, int]
 @dataclass(slots=True)
 class PagesMessage:
     """Pages of a region as of a commit point: by page, the record that touched it last, and its
-    sectors; one that is not there holds zeros."""
+    sectors; one that is not there holds zeros. views: by page, what its snapshots have of it."""
 
     volume: int
     region: int
@@ -38,6 +39,7 @@ class PagesMessage:
     session: int
     as_of: int
     pages: dict[int, tuple[int, Sectors]]
+    views: dict[int, PageViews] = field(default_factory=dict, repr=False)
 
 
 class KernelTransfers:
@@ -49,6 +51,8 @@ class KernelTransfers:
         self._touched: dict[
             Key, dict[int, None]
         ] = {}  # joiner: sectors that the stream has written
+        # joiner: records that the stream has applied since the session began
+        self._stream: dict[Key, list[Record]] = {}
         self._suspect: dict[Key, frozenset[int]] = {}  # joiner: pages that are not as `since` left
         self.seqs: dict[Key, dict[int, int]] = {}  # by region and page, the last record of it
 
@@ -72,6 +76,7 @@ class KernelTransfers:
         touched = self._touched.get(key)
         if touched is not None:
             first = record.offset // SECTOR_BYTES
+            self._stream.setdefault(key, []).append(record)
             touched.update(dict.fromkeys(range(first, first + record.length // SECTOR_BYTES)))
 
     def _allocated(self, key: Key) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -79,6 +84,14 @@ class KernelTransfers:
         found = np.zeros(pages, dtype=np.bool_)
         for sector in self._node.store.get(key, {}):
             found[sector // sectors] = True
+        return found
+
+    def _excepted(self, key: Key) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Pages of which snapshots have something of their own."""
+        found = np.zeros(self._shape(key)[0], dtype=np.bool_)
+        views = self._node.views.get(key)
+        if views:
+            found[views.excepted()] = True
         return found
 
     # ------------------------------------------------------------------ owner
@@ -96,7 +109,10 @@ class KernelTransfers:
                 newer = np.array([seqs.get(page, 0) > effect.since[0] for page in range(pages)])
                 if effect.suspects:
                     newer |= bools_of(effect.suspects, pages)
-                wanted = newer & allocated
+                # What a trim left of a page lies in its snapshots.
+                wanted = newer & (allocated | self._excepted(key))
+            else:
+                wanted = allocated | self._excepted(key)
             self._wanted[key] = (effect.session, np.flatnonzero(wanted).tolist())
             data = bits_of(allocated) + bits_of(wanted)
         begin = wire.TransferBegin(
@@ -120,12 +136,22 @@ class KernelTransfers:
             run = range(page * sectors, (page + 1) * sectors)
             pages[page] = (seqs.get(page, 0), {at: blocks[at] for at in run if at in blocks})
         message = PagesMessage(
-            copy.volume, copy.region, copy.epoch, effect.session, copy.committed, pages
+            copy.volume,
+            copy.region,
+            copy.epoch,
+            effect.session,
+            copy.committed,
+            pages,
+            self._page_views(key, wanted),
         )
         size = len(pages) * sectors * SECTOR_BYTES
         node.core.joins.sent(copy, effect.session, len(pages), size)
         delay_ns = node.rng.below(20 * NS_PER_MS)
         node.kernel.after(delay_ns, node.kernel.send, node.node, effect.peer, message)
+
+    def _page_views(self, key: Key, pages: list[int]) -> dict[int, PageViews]:
+        views = self._node.views.get(key)
+        return {page: views.page_views(page) for page in pages} if views else {}
 
     def pages_held(self, sender: int, message: wire.TransferPagesAck) -> None:
         """The joiner has them."""
@@ -176,7 +202,10 @@ class KernelTransfers:
         seqs = self.seqs.setdefault(key, {})
         for page in suspect:
             seqs.pop(page, None)
+        if key in node.views:
+            node.views[key].drop_pages(suspect)
         self._touched[key] = {}
+        self._stream[key] = []
         self._suspect[key] = suspect
         note = ResetNote(
             begin.base_seq, begin.base_epoch, begin.clients, begin.line, since, suspect, sectors
@@ -215,10 +244,26 @@ class KernelTransfers:
                     put(blocks, sector, found.get(sector))
             durable.seqs[page] = seq
             seqs[page] = max(seq, seqs.get(page, 0))
+            self._take_views(key, durable, page, message)
         ack = wire.TransferPagesAck(
             message.volume, message.region, message.epoch, message.session, ()
         )
         node.kernel.send(node.node, sender, ack)
+
+    def _take_views(
+        self, key: Key, durable: DurableRegion, page: int, message: PagesMessage
+    ) -> None:
+        """What the stream saved of a page that was not here yet is void: its contents were not what
+        the record overwrote. It is saved again, from the page as it came."""
+        arrived = message.views.get(page, {})
+        durable.views.put_page(page, arrived)
+        views = self._node.views.setdefault(key, RegionViews())
+        views.put_page(page, arrived)
+        blocks = dict(message.pages[page][1])
+        for record in self._stream.get(key, ()):
+            if record.seq > message.as_of and page in self.pages_of(record):
+                views.overwrite(blocks, record, (page,))
+                apply_sectors(blocks, record)
 
     def end_transfer(self, effect: fx.EndTransfer) -> None:
         """Synced a little later, and complete then."""
@@ -229,6 +274,7 @@ class KernelTransfers:
         if copy.session == effect.session and not copy.complete:
             key = (copy.volume, copy.region)
             self._touched.pop(key, None)
+            self._stream.pop(key, None)
             self._suspect.pop(key, None)
             durable = node.durable.regions[key]
             durable.complete, durable.since, durable.suspect = True, (0, 0), frozenset()
@@ -240,6 +286,7 @@ class KernelTransfers:
         """Nothing of the region is here any more."""
         self._wanted.pop(key, None)
         self._touched.pop(key, None)
+        self._stream.pop(key, None)
         self._suspect.pop(key, None)
         self.seqs.pop(key, None)
 
@@ -256,6 +303,7 @@ class KernelTransfers:
             state.committed, state.committed_epoch = kept.since
             state.tail.clear()
         node.store[key], self.seqs[key] = state.blocks, state.seqs
+        node.views[key] = state.views
         self._suspect[key] = kept.suspect
         copy = node.core.restore_copy(
             *key, committed=state.committed, committed_epoch=state.committed_epoch,
