@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from base.errors import InvalidRequest
-from scenario import mutants_catalog, mutants_copies, mutants_cuts, mutants_nodes
+from scenario import mutants_catalog, mutants_copies, mutants_cuts, mutants_nodes, mutants_views
 from scenario.faults import nearest
 from scenario.mutant_kit import Mutation, Patches
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
@@ -26,6 +26,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         *mutants_catalog.MUTATIONS,
         *mutants_nodes.MUTATIONS,
         *mutants_cuts.MUTATIONS,
+        *mutants_views.MUTATIONS,
     )
 }
 
