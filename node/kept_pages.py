@@ -140,7 +140,10 @@ class KeptPages(RegionPages):
         sectors of the region takes nothing."""
         if self.missing:
             return
-        owner, views, view = self.owner, self.views, record.cow_into
+        owner, views = self.owner, self.views
+        view = views.charged(record.cow_into)
+        if not view:
+            return
         end = record.offset + record.length
         if (record.offset | end) & (SECTOR_BYTES - 1) or end > owner.pages * owner.page_bytes:
             return
@@ -248,6 +251,7 @@ class KeptPages(RegionPages):
 
     def remove_view(self, view: int, older: int) -> None:
         """Hand over what it has to the older one, or free it (ruling R5)."""
+        older = self.views.charged(older)
         for number, kept in list(self._kept_of.items()):
             if kept.view == view and older and self.views.owes(older, kept.page):
                 self._kept_of[number] = kept._replace(view=older)

@@ -88,8 +88,8 @@ class RegionViews:
     so tables of two copies of a region differ in them and in nothing else.
     """
 
-    __slots__ = ("_extents", "_free", "_given_back", "_leaving", "pages", "space", "space_number",
-                 "stale", "tables")  # fmt: skip
+    __slots__ = ("_extents", "_free", "_given_back", "_leaving", "_removed", "pages", "space",
+                 "space_number", "stale", "tables")  # fmt: skip
 
     def __init__(self, pages: int, space: SnapshotSpace, space_number: int = 0) -> None:
         assert pages <= PAGES_MAX
@@ -98,6 +98,7 @@ class RegionViews:
         self.space_number = space_number
         self.tables: dict[int, PageTable] = {}
         self.stale: set[int] = set()
+        self._removed: dict[int, int] = {}  # to whom it went, by view
         self._extents: dict[int, None] = {}
         self._free: list[int] = []
         self._given_back: list[int] = []
@@ -123,6 +124,13 @@ class RegionViews:
                 if number in self.stale:
                     return NULL
         return base_entry(page)
+
+    def charged(self, view: int) -> int:
+        """The ROSS that is owed what a record takes from that one; 0: none. A record that was
+        numbered before a removal may be applied after it."""
+        while view in self._removed:
+            view = self._removed[view]
+        return view
 
     # -- change
 
@@ -172,6 +180,8 @@ class RegionViews:
         entries move, data does not. Pages of the space that nobody points at any more. older: 0
         when there is none. May be repeated."""
         table = self.tables.pop(view, None)
+        self._removed[view] = older
+        older = self.charged(older)
         if view in self.stale:
             self.stale.discard(view)
             if older:

@@ -146,6 +146,15 @@ def test_two_exceptions_on_one_page_are_refused() -> None:
         RegionViews(PAGES, SnapshotSpace(64)).load(views.pack(()))
 
 
+def test_a_late_record_of_a_removed_view_is_charged_to_the_one_it_went_to() -> None:
+    views = RegionViews(PAGES, SnapshotSpace(64))
+    views.remove(4, 3)
+    views.remove(3, 2)
+    assert [views.charged(view) for view in (5, 4, 3, 2)] == [5, 2, 2, 2]
+    views.remove(2, 0)
+    assert views.charged(4) == 0
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.integers(0, 1 << 30))
 def test_random_histories_end_as_plain_dicts_and_never_lose_or_share_a_page(seed: int) -> None:
