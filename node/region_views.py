@@ -118,11 +118,11 @@ class RegionViews:
             return NULL
         for number, table in self.tables.items():
             if number >= view:
+                if number in self.stale:
+                    return NULL  # even where it has an entry: it may be of after it went stale
                 entry = table.get(page)
                 if entry != NULL:
                     return entry
-                if number in self.stale:
-                    return NULL
         return base_entry(page)
 
     def charged(self, view: int) -> int:
