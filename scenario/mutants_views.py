@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from scenario.mutant_kit import Mutation, Options, Patches, options
 from sim.durable import DurableRegion, apply_sectors
-from sim.kernel import KernelNode
+from sim.kernel import Kernel, KernelNode
+from sim.kernel_network import KernelNetwork
 from sim.kernel_transfers import KernelTransfers
 from sim.kernel_views import RegionViews
 from snapshot.entry import ZERO, kind_of
@@ -125,14 +126,15 @@ def _lost_in_replay(patch: Patches) -> None:
 
 
 def _heir_forgets(patch: Patches) -> None:
-    real = KernelNode.__dict__["_note"]
+    real = KernelNetwork.__dict__["note"]
 
-    def note(self: KernelNode, effect: Any) -> None:
-        if effect.event == "region.opened":
-            self.views.pop((effect.fields["volume"], effect.fields["region"]), None)
-        real(self, effect)
+    def note(self: Kernel, node: int, what: str, *details: Any) -> None:
+        if what == "region.opened":
+            fields = dict(details[0])
+            self.nodes[node].views.pop((fields["volume"], fields["region"]), None)
+        real(self, node, what, *details)
 
-    patch.put(KernelNode, "_note", note)
+    patch.put(KernelNetwork, "note", note)
 
 
 def _view(
