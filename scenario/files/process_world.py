@@ -381,6 +381,7 @@ class ProcessWorld:
     def _operate(self, action: Perform) -> None:
         """As an operator would."""
         client = self._cluster.operator
+        client.close()  # what is kept may lead to a process that was killed since
         try:
             if isinstance(action.step, Grow):
                 name = action.step.volume
