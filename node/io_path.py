@@ -640,9 +640,10 @@ class IoPath:
     def _on_send_position(self, effect: fx.SendPosition) -> None:
         copy = effect.copy
         assert self.store is not None
-        if self.store.journal.is_full:
+        if self.store.journal.is_full and not copy.spoiled:
             # What a session sends would wait for room behind what the last one has sent, for ever
-            # more with each. The owner, not answered, asks again a little later.
+            # more with each. The owner, not answered, asks again a little later. A copy that has
+            # lost a page may be what holds the journal up, until it is filled anew.
             state_transfer.wait_for_room(copy)
             return
         complete, seq, epoch = effect.position

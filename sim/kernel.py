@@ -203,6 +203,7 @@ class KernelNode(KernelMachine):
             now_ns=now_ns,
         )
         self.core.io_health.oldest = self.oldest_io
+        self._tick_at_ns = 0  # what the last life had asked for comes to nobody
         self._acks.clear()
         self._records.clear()
         self._recover()
