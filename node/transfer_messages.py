@@ -60,7 +60,9 @@ class TransferMessages:
     def _on_reply(self, peer: int, message: wire.TransferReply, now_ns: int) -> None:
         copy = self._core.copies.get(message.volume, {}).get(message.region)
         if copy is not None and message.epoch == copy.epoch:
-            self._core.joins.alive(copy, now_ns)
+            # A refusal that names no session of ours may come again and again, and nothing gets on.
+            if message.session == copy.session:
+                self._core.joins.alive(copy, now_ns)
             state_transfer.answered(copy, peer, message.session, message.outcome)
 
     def _on_ended(self, peer: int, message: wire.TransferEnded, now_ns: int) -> None:
