@@ -630,6 +630,14 @@ class RegionCopy:
     def link_reset(self, peer: int) -> None:
         """A new session of the link to this peer: what was in flight on the old one is gone."""
         if self.role != OWNER:
+            # The owner sends again what is not acknowledged. That it is synced here, which may be
+            # all that a commit waits for, only this copy can say again.
+            if (
+                peer == self.owner
+                and self.role in (COPY, JOINER)
+                and self.prepared > self.committed
+            ):
+                self.acknowledge()
             return
         if peer in self.others:
             self.resend(peer, self.acked.get(peer, 0))

@@ -131,6 +131,22 @@ def test_a_sole_copy_does_not_wait_for_a_joiner_to_sync_what_nobody_asked_it_to(
     assert world.answers[1] == "ok"
 
 
+def test_an_acknowledgement_of_a_sync_that_was_lost_with_its_link_is_said_again() -> None:
+    """Level 2, swarm 7001674: the owner had the record acknowledged, and sent nothing again."""
+    world = pair()
+    world.unsynced.add(1)
+    world.write(0, 2, flags=SYNC)
+    world.cut.add((1, 0))
+    world.copies[1].record_synced(2, 1, world.copies[1].era)
+    world.run()
+    assert 2 not in world.answers
+    world.cut.clear()
+    for node in (0, 1):
+        world.copies[node].link_reset(1 - node)
+    world.run()
+    assert world.answers[2] == "ok"
+
+
 def test_a_sync_that_was_asked_for_in_an_older_epoch_counts_for_nothing() -> None:
     world = pair()
     world.unsynced.add(1)
