@@ -14,17 +14,22 @@ from snapshot.entry import ZERO, kind_of
 
 VIEW_RULES: Final = ("I20", "I21", "I23")
 
-_BUSY: Final = options(seconds=2, snapshot_every_ms=60, writes_per_s=400, hosts=4, regions=2)
+_BUSY: Final = options(
+    seconds=2, snapshot_every_ms=60, judge_views=True, writes_per_s=400, hosts=4, regions=2
+)
 _LOST: Final = options(
-    seconds=3, snapshot_every_ms=60, writes_per_s=300, hosts=4, regions=2, crashes=2,
+    seconds=3, snapshot_every_ms=60, judge_views=True,
+    writes_per_s=300, hosts=4, regions=2, crashes=2,
     fault_every_ms=300, down_ms=400,
 )  # fmt: skip
 _REPLACED: Final = options(
-    seconds=3, snapshot_every_ms=60, writes_per_s=300, hosts=4, regions=2, replaces=3,
+    seconds=3, snapshot_every_ms=60, judge_views=True,
+    writes_per_s=300, hosts=4, regions=2, replaces=3,
     fault_every_ms=300, down_ms=400,
 )  # fmt: skip
 _POWER: Final = options(
-    seconds=3, snapshot_every_ms=60, writes_per_s=300, hosts=4, regions=2, crashes=0, power_cut=3,
+    seconds=3, snapshot_every_ms=60, judge_views=True,
+    writes_per_s=300, hosts=4, regions=2, crashes=0, power_cut=3,
     fault_every_ms=300, down_ms=400,
 )  # fmt: skip
 

@@ -51,6 +51,9 @@ class SeedOptions:
     lose_to: int = 0  # nodes are lost for good, one by one, until so many are left; 0: none
     grow: bool = False
     snapshot_every_ms: int = 0  # one point in time of all volumes, so often; 0: never
+    judge_views: bool = (
+        False  # hold what snapshots show to a model: see docs/internals/snapshots.md
+    )
     fault_every_ms: int = 1500
     pause_ms: int = 1500
     down_ms: int = 4000

@@ -67,5 +67,7 @@ def test_a_leaked_page_is_found() -> None:
 
 @pytest.mark.parametrize("seed", [100, 101, 102])
 def test_a_seed_with_snapshots_passes(seed: int) -> None:
-    result = perform(RunRequest(1, "snapshots", seed, options=(("seconds", 1),)))
+    result = perform(
+        RunRequest(1, "snapshots", seed, options=(("judge_views", True), ("seconds", 1)))
+    )
     assert result.verdict == "passed"
