@@ -272,9 +272,11 @@ def _follow_line(copy: RegionCopy, message: TransferAsk) -> None:
 
 
 def give_up_tail(copy: RegionCopy) -> None:
-    """The journal needs the room of what this copy had prepared. As no member it never commits that
-    by itself: it would only shorten its way back."""
-    if copy.role == NONE and copy.self_id not in copy.members and copy.prepared > copy.committed:
+    """The journal needs the room of what this copy had prepared. As no member, or as a joiner whose
+    session has not begun, it never commits that by itself: it would only shorten its way back. And
+    the session of another region may wait for that room, and this one for the other's end."""
+    away = copy.role == NONE and copy.self_id not in copy.members
+    if (away or (copy.role == JOINER and not copy.session)) and copy.prepared > copy.committed:
         copy.truncate(copy.committed + 1)
 
 

@@ -390,6 +390,20 @@ def test_a_stale_copy_gives_up_its_tail_when_it_is_asked_to() -> None:
     assert world.said == ["n1 Truncate"]
 
 
+def test_a_joiner_without_a_session_gives_up_its_tail_too() -> None:
+    """Level 2, reconfiguration 17958387700098: it held the journal, for whose room the session of
+    another region waited, at whose end this one was to begin."""
+    world = pair()
+    copy = world.copies[1]
+    world.configure(2, 0, (0,))
+    world.configure(3, 0, (0,), joiner=1, only=(1,))
+    assert copy.session == 0
+    assert copy.prepared > copy.committed
+    state_transfer.give_up_tail(copy)
+    world.run()
+    assert copy.prepared == copy.committed
+
+
 def test_a_copy_that_may_have_to_open_its_region_keeps_its_tail() -> None:
     world = Copies()
     world.configure(1, 0, (0, 1))
