@@ -119,15 +119,27 @@ class NbdDoor:
         await self._connected()
 
     async def perform(self, operation: HostOperation) -> bytes:
-        """Once, at the node that is connected."""
-        client = await self._connected()
+        """Once, at the node that is connected.
+
+        A path that had ended before the call has taken nothing, so another is tried; what was sent
+        is never sent again.
+        """
+        while True:
+            client = await self._connected()
+            try:
+                return await self._once(client, operation)
+            except NotConnected:
+                await self._lost(client)
+
+    async def _once(self, client: NbdClient, operation: HostOperation) -> bytes:
+        """NotConnected: nothing was sent. Every other error of a path leaves it unknown."""
         try:
             async with asyncio.timeout(self._silent_ms / 1000):
                 return await _sent(client, operation)
         except TimeoutError:
             await self._lost(client)
             raise RequestTimeout(f"no answer within {self._silent_ms} ms") from None
-        except _PATH_LOST:
+        except (LinkLost, RequestTimeout, Stopping):
             await self._lost(client)
             raise
 
