@@ -21,6 +21,7 @@ from admin.local import read_cluster
 from admin.mqtt_cli import mqtt_app
 from admin.output import closed_after, reported
 from admin.recovery_commands import rebalance, region_app
+from admin.snapshot_commands import snapshot_app
 from base.errors import InvalidRequest, NotConnected, StorageError
 from base.units import format_size, parse_size
 
@@ -43,6 +44,7 @@ node_app = typer.Typer(no_args_is_help=True, help="Look at node processes, kill 
 volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and remove volumes.")
 app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
+app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(region_app, name="region")
 app.add_typer(mqtt_app, name="mqtt")
 app.command()(rebalance)

@@ -137,9 +137,12 @@ class ClusterClient:
         path: str,
         body: object = None,
         seconds: float | None = None,
+        *,
+        repeatable: bool = False,
         **query: int,
     ) -> Any:
-        """Ask node after node. NotConnected when none can be reached; errors as they were sent."""
+        """Ask node after node. NotConnected when none can be reached; errors as they were sent.
+        repeatable: a change that may be sent again though it may have happened."""
         order = [self._first, *(number for number in sorted(self.clients) if number != self._first)]
         refused: StorageError | None = None
         for number in order:
@@ -149,7 +152,7 @@ class ClusterClient:
                 refused = refused or error
                 continue
             except (LinkLost, RequestTimeout) as error:
-                if method != "GET":
+                if method != "GET" and not repeatable:
                     raise
                 refused = error
                 continue
@@ -215,6 +218,25 @@ class ClusterClient:
             spec["regions"] = regions
         return self.call("POST", f"/v1/volumes/{_segment(name)}/recover", spec)
 
+    def create_snapshot(self, spec: dict[str, Any]) -> Any:
+        """`SnapshotMade`. spec.request: any number but 0, so that a lost answer is asked for again
+        at another node."""
+        return self.call("POST", "/v1/snapshots", spec, repeatable=bool(spec.get("request")))
+
+    def snapshots(self) -> Any:
+        """List of `ViewRow`, without the volumes themselves."""
+        return self.call("GET", "/v1/snapshots")
+
+    def family(self, volume: str) -> Any:
+        """List of `ViewRow`: the volume and its snapshots."""
+        return self.call("GET", f"/v1/volumes/{_segment(volume)}/snapshots")
+
+    def snapshot(self, volume: str, snapshot: str) -> Any:
+        """`ViewRow`."""
+        return self.call(
+            "GET", f"/v1/volumes/{_segment(volume)}/snapshots/{_segment(snapshot, 'snapshot')}"
+        )
+
     def rebalance(self) -> Any:
         """`Rebalancing`."""
         return self.call("POST", "/v1/rebalance")
@@ -224,8 +246,8 @@ class ClusterClient:
         return self.call("GET", f"/v1/volumes/{_segment(name)}/map", offset=offset)
 
 
-def _segment(name: str) -> str:
+def _segment(name: str, kind: str = "volume") -> str:
     # A slash in a name would ask for another path. (`call` quotes the rest.)
     if not name or "/" in name:
-        raise from_code("invalid", f"{name!r} is not a volume name")
+        raise from_code("invalid", f"{name!r} is not a {kind} name")
     return name

@@ -23,6 +23,7 @@ STATUS_OF: Final[dict[str, int]] = {
     errors.RegionOffline.code: 503,
     errors.NotConnected.code: 503,
     errors.Overloaded.code: 503,
+    errors.CutAbandoned.code: 503,
     errors.NoQuorum.code: 503,
     errors.Stopping.code: 503,
     errors.LinkLost.code: 502,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from admin.operation import Ask, Operation, QueryNumber
+from admin.snapshot_operations import SNAPSHOT_OPERATIONS
 from admin.view import (
     REGIONS_MAX,
     AddressMap,
@@ -35,42 +35,6 @@ from base.errors import InvalidRequest
 
 OFFSET_MAX: Final = (1 << 63) - 1
 WAIT_MS_MAX: Final = 60_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request, authenticated and parsed. Query values are checked against `Operation.query`."""
-
-    path: dict[str, str]
-    query: dict[str, int]
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class QueryNumber:
-    """A whole number in the query string; without a default it must be given."""
-
-    name: str
-    least: int
-    most: int
-    default: int | None
-    about: str
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path. `answer` and `body` are types that a JSON schema can be made of."""
-
-    method: str
-    path: str
-    name: str
-    about: str
-    perform: Callable[[NodeView, Ask], Awaitable[object]]
-    answer: Any
-    body: Any = None
-    query: tuple[QueryNumber, ...] = ()
-    errors: tuple[str, ...] = field(default=())  # codes, beyond the ones that any may have
-    status: int = 200
 
 
 async def _status(view: NodeView, ask: Ask) -> object:
@@ -248,4 +212,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "POST", "/v1/stop", "stop", "Stop this node cleanly.", _stop, Ready, status=202
     ),
+    *SNAPSHOT_OPERATIONS,
 )  # fmt: skip
+
+__all__ = ["OPERATIONS", "Ask", "Operation"]

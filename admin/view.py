@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal, NotRequired, Protocol, TypedDict
 
+from admin.snapshot_view import SnapshotView
 from base.errors import InvalidRequest
 from base.units import parse_size
 
@@ -239,6 +240,15 @@ class ResyncCounts(TypedDict):
     full_total: int
 
 
+class CutCounts(TypedDict):
+    """Points in time that this node has seen made, and how long it held replies back for them."""
+
+    made_total: int
+    abandoned_total: int
+    held_ms_total: int
+    held_ms_max: int
+
+
 class Statistics(TypedDict):
     """Counters of this node only."""
 
@@ -253,6 +263,7 @@ class Statistics(TypedDict):
     rebuild_bytes_total: int
     resyncs: ResyncCounts  # joiners that became members
     resync_bytes: ResyncCounts  # bytes of pages and of repeated records that were sent to joiners
+    cuts: CutCounts
     takeovers_total: int  # regions that this node took over
     exposed_ms_total: int  # time, summed over regions it owns, with one copy less than wanted
     resident_bytes: int
@@ -307,6 +318,10 @@ class NodeView(Protocol):
     Changes go through the catalog: they raise `NoQuorum` (indefinite) when no majority answers and
     `NotLeader` or `Stopping` when they certainly did not happen.
     """
+
+    @property
+    def snapshots(self) -> SnapshotView:
+        """What concerns snapshots."""
 
     async def status(self) -> Status:
         """The cluster in a few numbers. Answers also without a majority."""

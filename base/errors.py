@@ -129,6 +129,13 @@ class AlreadyExists(StorageError):
     code = "exists"
 
 
+class CutAbandoned(StorageError):
+    """A point in time could not be made over all its owners; nothing was kept of it."""
+
+    definite = True
+    code = "cut_abandoned"
+
+
 class ConfigError(StorageError):
     """The configuration is refused before anything starts; the text names the key and the rule."""
 
@@ -180,8 +187,8 @@ BY_CODE: dict[str, type[StorageError]] = {
     leaf.code: leaf
     for leaf in (
         StorageError, RequestTimeout, LinkLost, NotConnected, Overloaded, NoQuorum, NoSpace,
-        InvalidRequest, NotFound, AlreadyExists, ConfigError, DeviceFailed, MediaError, Stopping,
-        AccessDenied, RemoteProtocolError,
+        InvalidRequest, NotFound, AlreadyExists, CutAbandoned, ConfigError, DeviceFailed,
+        MediaError, Stopping, AccessDenied, RemoteProtocolError,
     )
 }  # fmt: skip
 

@@ -44,7 +44,7 @@ from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
 from volume.volume_manager import VolumeManager
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 
 class Liveness(IntEnum):

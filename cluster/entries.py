@@ -31,6 +31,7 @@ NAME_BYTES_MAX: Final = 64
 GROUPS_MAX: Final = 64
 DOMAINS_MAX: Final = 256
 CUT_VIEWS_MAX: Final = 256
+RULE_BYTES_MAX: Final = 200
 
 ROW: Final = np.dtype([("region", "<u4"), ("epoch", "<u4"), ("node", "u1")])
 
@@ -52,6 +53,8 @@ Index = Annotated[int, Within(1, (1 << 63) - 1)]  # of an entry of this log
 Count = Annotated[int, Within(1, 1 << 20)]
 Name = Annotated[str, Within(1, NAME_BYTES_MAX)]
 Rows = Annotated[bytes, Within(ROW.itemsize, ROWS_MAX * ROW.itemsize)]
+Instant = Annotated[int, Within(0, (1 << 53) - 1)]  # ms of the wall clock
+Rule = Annotated[str, Within(0, RULE_BYTES_MAX)]
 Plain = Annotated[bytes, Within(1, 1 << 20)]  # msgpack of another floor's `to_tuple`
 
 _kinds: dict[int, type[Any]] = {}
@@ -308,9 +311,16 @@ class DropCopies:
 @dataclass(frozen=True, slots=True)
 class BeginCut:
     """One point in time over several volume families: a read-only snapshot in each. `members`:
-    (base volume, writable view, name of the snapshot), each volume once."""
+    (base volume, writable view, name of the snapshot), each volume once. taken_ms: wall clock of
+    whoever asks, 0 when nobody said; `rule`, `expires_ms`, `retained_ms`: see
+    `snapshot.retention.SnapshotFacts`. `request`: that number again is the same cut, 0: none."""
 
     members: Annotated[tuple[tuple[Volume, View, Name], ...], Within(1, CUT_VIEWS_MAX)]
+    taken_ms: Instant = 0
+    rule: Rule = ""
+    expires_ms: Instant = 0
+    retained_ms: Instant = 0
+    request: Annotated[int, Within(0, (1 << 63) - 1)] = 0
 
 
 @_entry(31)
@@ -357,6 +367,17 @@ class SnapshotRemoved:
     view: View
 
 
+@_entry(36)
+@dataclass(frozen=True, slots=True)
+class SetSnapshotAges:
+    """When a snapshot goes, and before when it does not. Instants; 0: never, and no retention."""
+
+    volume: Volume
+    view: View
+    expires_ms: Instant
+    retained_ms: Instant
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -381,6 +402,7 @@ Entry = (
     | CreateReadWrite
     | RemoveSnapshot
     | SnapshotRemoved
+    | SetSnapshotAges
 )
 
 _PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen, DropCopies)

@@ -8,14 +8,16 @@ holds its replies back (`node.gates`). A cut is named by the index of the entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
-from base.errors import InvalidRequest, NotFound, RegionOffline
+from base.errors import InvalidRequest, NotFound, Overloaded, RegionOffline
 from cluster import entries as log
 from cluster.effects import CutBegun, CutEnded, Effect, SnapshotsChanged
 from cluster.entries import CUT_VIEWS_MAX
-from snapshot.tree import SnapshotState, SnapshotTree, View
+from snapshot.schedule import check_ages
+from snapshot.tree import SnapshotState, SnapshotTree, View, ViewKind
+from volume.provisioning_group import is_name
 from volume.volume_manager import VolumeManager
 
 SnapshotEntry = (
@@ -25,8 +27,23 @@ SnapshotEntry = (
     | log.CreateReadWrite
     | log.RemoveSnapshot
     | log.SnapshotRemoved
+    | log.SetSnapshotAges
 )
 CUTS_MAX: Final = 64  # at a time
+REQUESTS_MAX: Final = 1024  # the newest, whose repeats are known
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a snapshot beside its place in the tree. size_bytes: of the volume when the
+    snapshot was begun. Instants in ms of the wall clock, 0 for never or not known. rule: the text
+    of the one that took it, "" when somebody did."""
+
+    size_bytes: int
+    taken_ms: int = 0
+    rule: str = ""
+    expires_ms: int = 0
+    retained_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,8 @@ class Snapshots:
     def __init__(self) -> None:
         self.trees: dict[int, SnapshotTree] = {}
         self.cuts: dict[int, Cut] = {}
+        self.requests: dict[int, Cut] = {}  # oldest first
+        self._about: dict[tuple[int, int], About] = {}  # by volume and view
 
     # ------------------------------------------------------------------ asking
 
@@ -70,6 +89,10 @@ class Snapshots:
         tree = self.trees.get(volume)
         return tree.newest(branch) if tree is not None and branch in tree else 0
 
+    def about(self, volume: int, view: int) -> About:
+        """Of a view that is there. The base has only a size, which is not kept here."""
+        return self._about.get((volume, view), About(0))
+
     def cut_of(self, volume: int) -> Cut | None:
         """The cut that holds back the replies of this family, if one does."""
         for cut in self.cuts.values():
@@ -85,9 +108,7 @@ class Snapshots:
         """Carry an entry out: (what its proposer gets, what the node has to do)."""
         match entry:
             case log.BeginCut():
-                _check_served(entry, manager)
-                cut = self.begin(index, entry.members, lambda volume: manager.volume(volume).name)
-                return {"cut": index, "members": cut.members}, [CutBegun(index, cut.volumes)]
+                return self._begin_cut(entry, index, manager)
             case log.ActivateCut():
                 cut = self.activate(entry.cut)
                 return {"cut": cut.cut}, [CutEnded(cut.cut, cut.volumes, True)]
@@ -101,7 +122,33 @@ class Snapshots:
                 self.begin_removal(entry.volume, entry.view)
             case log.SnapshotRemoved():
                 self.finish_removal(entry.volume, entry.view)
+            case log.SetSnapshotAges():
+                self.set_ages(entry)
+                return {"view": entry.view}, []
         return {"view": entry.view}, [SnapshotsChanged(entry.volume)]
+
+    def _begin_cut(
+        self, entry: log.BeginCut, index: int, manager: VolumeManager
+    ) -> tuple[Any, list[Effect]]:
+        before = self.requests.get(entry.request)
+        if before is not None:
+            if before.volumes != tuple(sorted(volume for volume, _, _ in entry.members)):
+                raise InvalidRequest(f"request {entry.request} was made before, for other volumes")
+            return {"cut": before.cut, "members": before.members}, []
+        check_ages("a snapshot", entry.expires_ms, entry.retained_ms)
+        _check_served(entry, manager)
+        cut = self.begin(index, entry.members, lambda volume: manager.volume(volume).name)
+        for volume, view in cut.members:
+            branch = self.trees[volume][view].branch
+            size_bytes = self.about(volume, branch).size_bytes or manager.volume(volume).size_bytes
+            self._about[volume, view] = About(
+                size_bytes, entry.taken_ms, entry.rule, entry.expires_ms, entry.retained_ms
+            )
+        if entry.request:
+            self.requests[entry.request] = cut
+            if len(self.requests) > REQUESTS_MAX:
+                del self.requests[next(iter(self.requests))]
+        return {"cut": index, "members": cut.members}, [CutBegun(index, cut.volumes)]
 
     def begin(
         self, index: int, wanted: Sequence[tuple[int, int, str]], name_of: Callable[[int], str]
@@ -109,8 +156,8 @@ class Snapshots:
         """Begin a cut. wanted: (base volume, writable view, name of the new ROSS), one for each
         volume. name_of(volume): NotFound when there is none.
 
-        InvalidRequest when a volume is named twice, is being cut already (waiting is the caller's
-        business) or too much is asked for; AlreadyExists when a name is in use.
+        InvalidRequest when a volume is named twice or too much is asked for; Overloaded when one is
+        being cut already (waiting is the caller's business); AlreadyExists when a name is in use.
         """
         volumes = [volume for volume, _, _ in wanted]
         if not wanted or len(volumes) != len(set(volumes)):
@@ -124,12 +171,13 @@ class Snapshots:
             base = name_of(volume)
             other = self.cut_of(volume)
             if other is not None:
-                raise InvalidRequest(f"volume {base}: a snapshot of it is being made; try again")
+                raise Overloaded(f"volume {base}: a snapshot of it is being made; try again")
             tree = self.trees.get(volume)
             if tree is None:
                 tree = fresh[volume] = SnapshotTree(base)
             if branch not in tree:
                 raise NotFound(f"volume {base} has no view {branch}")
+            _check_name(name)
             tree.check_new(name, branch)
         self.trees.update(fresh)
         members = [
@@ -164,7 +212,21 @@ class Snapshots:
         source = self.view(volume, of)
         if source.state is not SnapshotState.ACTIVE:
             raise InvalidRequest(f"{source.name} is {source.state.name.lower()}")
-        return self.trees[volume].create_read_write(name, of)
+        _check_name(name)
+        made = self.trees[volume].create_read_write(name, of)
+        self._about[volume, made.view] = About(self.about(volume, of).size_bytes)
+        return made
+
+    def set_ages(self, entry: log.SetSnapshotAges) -> None:
+        """InvalidRequest when it would expire before it may be removed."""
+        found = self.view(entry.volume, entry.view)
+        if found.kind is ViewKind.BASE:
+            raise InvalidRequest(f"{found.name} is no snapshot: volumes do not expire")
+        check_ages(f"snapshot {found.name}", entry.expires_ms, entry.retained_ms)
+        about = self.about(entry.volume, entry.view)
+        self._about[entry.volume, entry.view] = replace(
+            about, expires_ms=entry.expires_ms, retained_ms=entry.retained_ms
+        )
 
     def begin_removal(self, volume: int, view: int) -> View:
         """Nothing hangs on it, and it is not being made: its exceptions are handed over next."""
@@ -182,6 +244,7 @@ class Snapshots:
         if found.state is not SnapshotState.REMOVING:
             raise InvalidRequest(f"void: {found.name} is not being removed")
         self.trees[volume].remove(view)
+        self._about.pop((volume, view), None)
 
     def check_removable(self, volume: int, name: str) -> None:
         """InvalidRequest, with their names, when the volume has snapshots."""
@@ -195,6 +258,8 @@ class Snapshots:
     def forget(self, volume: int) -> None:
         """The volume is gone."""
         self.trees.pop(volume, None)
+        for key in [key for key in self._about if key[0] == volume]:
+            del self._about[key]
 
     # ------------------------------------------------------------------ keeping
 
@@ -203,6 +268,8 @@ class Snapshots:
         return [
             [[volume, tree.to_tuple()] for volume, tree in sorted(self.trees.items())],
             [[cut.cut, cut.members] for _, cut in sorted(self.cuts.items())],
+            [[request, cut.cut, cut.members] for request, cut in self.requests.items()],
+            [[*key, *astuple(about)] for key, about in sorted(self._about.items())],
         ]
 
     @classmethod
@@ -210,12 +277,16 @@ class Snapshots:
         """What `to_plain` made, as lists. InvalidRequest when it is none."""
         state = cls()
         try:
-            trees, cuts = plain
+            trees, cuts, requests, abouts = plain
             for volume, tree in trees:
                 state.trees[int(volume)] = SnapshotTree.from_tuple(tree)
             for cut, members in cuts:
-                pairs = tuple((int(volume), int(view)) for volume, view in members)
-                state.cuts[int(cut)] = Cut(int(cut), pairs)
+                state.cuts[int(cut)] = _cut(cut, members)
+            for request, cut, members in requests:
+                state.requests[int(request)] = _cut(cut, members)
+            for volume, view, size_bytes, taken_ms, rule, *ages in abouts:
+                known = About(int(size_bytes), int(taken_ms), str(rule), *map(int, ages))
+                state._about[int(volume), int(view)] = known
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"these are no snapshots: {error}") from None
         for cut in state.cuts.values():
@@ -237,7 +308,22 @@ class Snapshots:
                 creating = view.state is SnapshotState.CREATING
                 if creating != ((volume, view.view) in being_made):
                     faults.append(f"snapshot {view.name} of volume {volume} and cuts differ")
+        for volume, number in sorted(self._about):
+            if volume not in self.trees or number not in self.trees[volume]:
+                faults.append(
+                    f"something is kept of view {number} of volume {volume}, which is gone"
+                )
         return faults
+
+
+def _cut(cut: Any, members: Any) -> Cut:
+    return Cut(int(cut), tuple((int(volume), int(view)) for volume, view in members))
+
+
+def _check_name(name: str) -> None:
+    """As of volumes: what hosts write behind an @, and what stands in file names of backups."""
+    if not is_name(name):
+        raise InvalidRequest(f"{name!r} is not a snapshot name: 1 to 64 of A-Z a-z 0-9 . _ -")
 
 
 def _check_served(entry: log.BeginCut, manager: VolumeManager) -> None:
@@ -251,4 +337,4 @@ def _check_served(entry: log.BeginCut, manager: VolumeManager) -> None:
             )
 
 
-__all__ = ["CUTS_MAX", "CUT_VIEWS_MAX", "Cut", "Snapshots"]
+__all__ = ["CUTS_MAX", "CUT_VIEWS_MAX", "About", "Cut", "Snapshots"]

@@ -480,7 +480,7 @@ class NodeCore:
             elif isinstance(effect, CutBegun):
                 self.gates.begun(effect, now_ns)
             elif isinstance(effect, CutEnded):
-                self.gates.ended(effect)
+                self.gates.ended(effect, now_ns)
             elif isinstance(effect, SnapshotsChanged):
                 self.gates.changed(effect.volume)
             elif type(effect) in NOTED:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from node.core import NodeCore
 
 REPORT_NS = 40 * NS_PER_MS  # an adoption is told again until the cut ends: leaders change
+HELD_KEPT = 256
 CUT_NS = 5_000 * NS_PER_MS  # a leader gives a cut up that is not adopted by then
 
 
@@ -41,6 +42,10 @@ class Gates:
         # By cut, owned copies that had numbered more than they have committed.
         self._adopting: dict[int, dict[RegionCopy, None]] = {}
         self._next_report_ns = 0
+        self._begun_ns: dict[int, int] = {}
+        # By cut, of the last ones that ended: how long this node held replies back for them.
+        self.held_ns: dict[int, int] = {}
+        self.made = self.abandoned = self.held_ns_total = self.held_ns_max = 0
         # At the leader: (incarnation, catalog version) by cut and node, and since when it knows it.
         self._adopted: dict[int, dict[int, tuple[int, int]]] = {}
         self._since_ns: dict[int, int] = {}
@@ -65,6 +70,7 @@ class Gates:
     def begun(self, effect: CutBegun, now_ns: int) -> None:
         """From now on nothing of these volumes is answered."""
         adopting = self._adopting.setdefault(effect.cut, {})
+        self._begun_ns[effect.cut] = now_ns
         for volume in effect.volumes:
             for copy in self._core.copies.get(volume, {}).values():
                 self.configured(copy)
@@ -73,9 +79,11 @@ class Gates:
                     adopting[copy] = None
         self._report(now_ns)
 
-    def ended(self, effect: CutEnded) -> None:
+    def ended(self, effect: CutEnded, now_ns: int) -> None:
         """Replies may leave."""
         core = self._core
+        held_ns = now_ns - self._begun_ns.pop(effect.cut, now_ns)
+        self._count(effect, held_ns)
         self._adopting.pop(effect.cut, None)
         self._adopted.pop(effect.cut, None)
         self._since_ns.pop(effect.cut, None)
@@ -83,7 +91,17 @@ class Gates:
             for copy in core.copies.get(volume, {}).values():
                 self.configured(copy)
                 self._open(copy)
-        core.effects.append(Note("cut.ended", cut=effect.cut, made=effect.made))
+        held_ms = round(held_ns / NS_PER_MS, 2)
+        core.effects.append(Note("cut.ended", cut=effect.cut, made=effect.made, held_ms=held_ms))
+
+    def _count(self, effect: CutEnded, held_ns: int) -> None:
+        self.made += effect.made
+        self.abandoned += not effect.made
+        self.held_ns_total += held_ns
+        self.held_ns_max = max(self.held_ns_max, held_ns)
+        self.held_ns[effect.cut] = held_ns
+        if len(self.held_ns) > HELD_KEPT:
+            del self.held_ns[next(iter(self.held_ns))]
 
     def _open(self, copy: RegionCopy) -> None:
         if copy.gated:
@@ -98,6 +116,7 @@ class Gates:
     def reset(self) -> None:
         """The catalog came as a whole: what is being cut, and what not any more, is to be seen."""
         core = self._core
+        self._begun_ns.clear()
         self._adopting.clear()
         self._adopted.clear()
         self._since_ns.clear()

@@ -45,6 +45,7 @@ from node.placement_view import Away, away_of, kept_rows, left_words, row_of
 from node.region_check import RegionCheck
 from node.region_copy import COPY, JOINER, OWNER
 from node.roles import BY_DELTA, BY_FULL, BY_LOG, BY_NOTHING
+from node.snapshot_admin import SnapshotAdmin
 from volume.virtual_volume import VirtualVolume
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class OperatorView:
         self._stop = stop
         self._away: tuple[tuple[int, int], Away] | None = None  # (catalog version, live) and answer
         self._check = RegionCheck(node)
+        self.snapshots = SnapshotAdmin(node)
 
     # ------------------------------------------------------------------ cluster
 
@@ -423,6 +425,12 @@ class OperatorView:
             rebuild_bytes_total=node.rebuild.sent_bytes,
             resyncs=_by_mode(core.joins.resyncs),
             resync_bytes=_by_mode(core.joins.resync_bytes),
+            cuts={
+                "made_total": core.gates.made,
+                "abandoned_total": core.gates.abandoned,
+                "held_ms_total": core.gates.held_ns_total // NS_PER_MS,
+                "held_ms_max": core.gates.held_ns_max // NS_PER_MS,
+            },
             takeovers_total=core.takeovers,
             exposed_ms_total=core.exposed_ms(node.ports.clock.now_ns()),
             resident_bytes=_resident_bytes(),

@@ -9,6 +9,7 @@ from typing import Any
 from base.errors import AlreadyExists, InvalidRequest, NoSpace, NotFound
 from node.cluster_directory import read_secret
 from node.config import FILE_NAME, load, node_config
+from tests.admin.fake_snapshots import FakeSnapshots
 
 COUNTS = {"total": 4, "normal": 4, "joining": 0, "degraded": 0, "offline": 0}
 
@@ -31,6 +32,7 @@ class FakeView:
         self.ready.set()
         self.stopped = asyncio.Event()
         self.bases: dict[int, Any] = {}
+        self.snapshots = FakeSnapshots(self.rows)
 
     def _fail(self) -> None:
         error, self.fails = self.fails, None
@@ -141,6 +143,7 @@ class FakeView:
             "rebuild_bytes_total": 0,
             "resyncs": {"same_total": 0, "log_total": 1, "delta_total": 2, "full_total": 3},
             "resync_bytes": {"same_total": 0, "log_total": 9, "delta_total": 8, "full_total": 7},
+            "cuts": {"made_total": 3, "abandoned_total": 0, "held_ms_total": 9, "held_ms_max": 4},
             "takeovers_total": 0, "exposed_ms_total": 250,
             "resident_bytes": 50 << 20, "cpu_ms_total": 30,
         }  # fmt: skip

@@ -85,6 +85,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(shared: Cluster) -> Cluster:
     shared.view.rows.clear()
+    shared.view.snapshots.clear()
     shared.view.fails = None
     (shared.directory / "n0" / PID_FILE).unlink(missing_ok=True)
     return shared

@@ -9,10 +9,12 @@ from structlog.testing import capture_logs
 from admin.http import serve
 from admin.openapi import STATUS_OF, document
 from admin.operations import OPERATIONS, Operation
+from admin.snapshot_view import SnapshotView
 from admin.view import NodeView
 from base import errors
 from base.errors import ConfigError, NoQuorum, NotLeader, RemoteRefused, StorageError
 from tests.admin.fake_node import FakeView
+from tests.admin.fake_snapshots import FakeSnapshots
 
 
 def test_wrong_token_is_refused_and_logged(api: Any) -> None:
@@ -79,6 +81,28 @@ def test_volume_grows(api: Any, volume: Any) -> None:
 )
 def test_wrong_body_is_refused_by_key(api: Any, body: Any, text: str) -> None:
     answer = api.call("POST", "/v1/volumes", body)
+    assert answer.status_code == 400
+    assert text in answer.json()["text"]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({}, "volumes: is missing"),
+        ({"volumes": "v1"}, "volumes: must be a list"),
+        ({"volumes": []}, "volumes: must be 1 to 256 names"),
+        ({"volumes": [1]}, "volumes: must be 1 to 256 names"),
+        ({"volumes": ["v1"], "name": 3}, "name: must be a text"),
+        ({"volumes": ["v1"], "request": -1}, "request: must be a number from 0"),
+        ({"volumes": ["v1"], "colour": 1}, "colour: is not a property"),
+        ({"volumes": ["v1@"]}, "names no view"),
+    ],
+)
+def test_wrong_wish_for_a_snapshot_is_refused_by_key(
+    api: Any, volume: Any, body: Any, text: str
+) -> None:
+    volume("v1")
+    answer = api.call("POST", "/v1/snapshots", body)
     assert answer.status_code == 400
     assert text in answer.json()["text"]
 
@@ -186,7 +210,14 @@ def conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         return any(conforms(value, each, root) for each in schema["anyOf"])
     if "enum" in schema:
         return value in schema["enum"]
-    kinds = {"integer": int, "string": str, "boolean": bool, "array": list, "object": dict}
+    kinds = {
+        "integer": int,
+        "number": float,
+        "string": str,
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+    }
     if type(value) is not kinds[schema["type"]]:
         return False
     if schema["type"] == "array":
@@ -204,18 +235,20 @@ BODIES = {
     "createVolume": {"name": "v2", "size_bytes": 1024},
     "growVolume": {"size_bytes": 1 << 31},
     "recover": {"regions": [2], "accept_loss": True},
+    "createSnapshot": {"volumes": ["v1"], "name": "other", "expire_s": 60, "request": 7},
 }
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
 def test_answer_is_what_the_document_says(api: Any, volume: Any, operation: Operation) -> None:
     volume("v1")
+    api.call("POST", "/v1/snapshots", {"volumes": ["v1"], "name": "s1"})
     root = api.call("GET", "/openapi.json", token=None).json()
     described = root["paths"][operation.path][operation.method.lower()]
     query = "&".join(
         f"{each['name']}=1" for each in described["parameters"] if each["in"] == "query"
     )
-    path = operation.path.format(name="v1") + (f"?{query}" if query else "")
+    path = operation.path.format(name="v1", snapshot="s1") + (f"?{query}" if query else "")
     body = BODIES.get(operation.name)
     assert (body is not None) == ("requestBody" in described)
     if body is not None:
@@ -245,8 +278,8 @@ def test_every_reference_of_the_document_resolves() -> None:
 def test_every_operation_of_the_view_is_served() -> None:
     served = {operation.perform.__code__.co_names for operation in OPERATIONS}
     names = {name for each in served for name in each}
-    methods = {name for name in vars(NodeView) if not name.startswith("_")}
-    assert methods <= names
+    for port in (NodeView, SnapshotView):
+        assert {name for name in vars(port) if not name.startswith("_")} <= names
 
 
 def test_every_code_that_operations_name_is_an_error() -> None:
@@ -257,9 +290,12 @@ def test_every_code_that_operations_name_is_an_error() -> None:
 
 
 def test_fake_view_is_a_node_view() -> None:
-    for name in vars(NodeView):
+    for name in vars(NodeView).keys() - {"snapshots"}:
         if not name.startswith("_"):
             assert callable(getattr(FakeView, name))
+    for name in vars(SnapshotView):
+        if not name.startswith("_"):
+            assert callable(getattr(FakeSnapshots, name))
     assert typing.get_type_hints(NodeView.status)
 
 

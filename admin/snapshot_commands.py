@@ -1,0 +1,168 @@
+"""shell: the commands `eightfold snapshot …`."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from admin import output
+from admin.arguments import DIRECTORY, Directory, Json, Volume, client_of
+from admin.output import reported
+from base.units import format_size
+from snapshot.draw import Column, draw_tree, relation_columns
+from snapshot.refs import split_snapshot
+from snapshot.schedule import parse_duration
+from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
+
+Ref = Annotated[str, typer.Argument(help="A snapshot, as v1@monday.", metavar="VOLUME@SNAPSHOT")]
+
+snapshot_app = typer.Typer(
+    no_args_is_help=True,
+    help="Take points in time of volumes, look at them, and use them.\n\nA snapshot is called"
+    " VOLUME@SNAPSHOT, by hosts too. It takes space only for what is overwritten later.",
+)
+_KINDS = {"base": ViewKind.BASE, "read-only": ViewKind.READ_ONLY, "read-write": ViewKind.READ_WRITE}
+
+
+@snapshot_app.command("create")
+@reported
+def create(
+    volume: Annotated[str, typer.Argument(help="A volume, or a read-write snapshot as v1@trial.")],
+    name: Annotated[
+        str | None, typer.Argument(help="Name of the snapshot; without one it is the time.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(help="Another volume, at the same point in time; may be repeated."),
+    ] = None,
+    expire: Annotated[str | None, typer.Option(help="Let it go at that age, as 2d.")] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="Let nobody remove it before that age, as 12h.")
+    ] = None,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Take a read-only snapshot, of one volume or of several at one point in time.
+
+    Writes go on; for some milliseconds their answers wait. When the command ends the snapshot can
+    be read. A write that was answered before the command began is in it, one that was sent after
+    it ended is not; and if one is in it, so is everything that its writer had been told before.
+    """
+    spec: dict[str, Any] = {"volumes": [volume, *(group or [])], "request": secrets.randbits(62)}
+    given = {
+        "name": name,
+        "expire_s": None if expire is None else parse_duration(expire),
+        "retain_s": None if retain is None else parse_duration(retain),
+    }
+    spec.update({key: value for key, value in given.items() if value is not None})
+    answer = client_of(directory).create_snapshot(spec)
+    if as_json:
+        output.emit(answer)
+        return
+    for row in answer["snapshots"]:
+        output.say(f"{row['ref']} of {format_size(row['size_bytes'])}")
+    output.say(f"ready after {answer['took_ms']:.1f} ms; answers waited {answer['held_ms']:.1f} ms")
+
+
+@snapshot_app.command("list")
+@reported
+def list_(
+    volume: Annotated[str | None, typer.Argument(help="Only those of this volume.")] = None,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """List snapshots, oldest first."""
+    client = client_of(directory)
+    rows = client.snapshots() if volume is None else client.family(volume)
+    rows = [row for row in rows if row["kind"] != "base"]
+    if as_json:
+        output.emit(rows)
+    elif not rows:
+        output.say("there are no snapshots; take one with `eightfold snapshot create VOLUME`")
+    else:
+        columns = ("snapshot", "kind", "state", "size#", "taken", "expires", "rule")
+        output.table(
+            "",
+            columns,
+            [
+                (
+                    row["ref"], row["kind"], row["state"], format_size(row["size_bytes"]),
+                    _instant(row["taken_ms"]), _instant(row["expires_ms"]), row["rule"],
+                )
+                for row in rows
+            ],
+        )  # fmt: skip
+
+
+@snapshot_app.command("tree")
+@reported
+def tree(
+    volume: Volume,
+    relations: Annotated[
+        bool, typer.Option("--relations", help="Show what each was taken from, and its parent.")
+    ] = False,
+    newest: Annotated[
+        int, typer.Option(min=0, help="Of each branch only so many of the newest; 0: all.")
+    ] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="ASCII only.")] = False,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Draw a volume with its snapshots: below each what hangs on it, the newest first."""
+    rows = client_of(directory).family(volume)
+    if as_json:
+        output.emit(rows)
+        return
+    family = tree_of(rows)
+    columns = [Column("taken", {row["view"]: _instant(row["taken_ms"], "") for row in rows}, False)]
+    if relations:
+        columns += relation_columns(family)
+    output.say(draw_tree(family, columns, plain=plain, newest_max=newest).removesuffix("\n"))
+
+
+@snapshot_app.command("show")
+@reported
+def show(ref: Ref, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """Show one snapshot."""
+    row = client_of(directory).snapshot(*split_snapshot(ref))
+    if as_json:
+        output.emit(row)
+        return
+    rows = [
+        ("snapshot", row["ref"]),
+        ("kind", row["kind"]),
+        ("state", row["state"]),
+        ("size", f"{format_size(row['size_bytes'])} ({row['size_bytes']} bytes)"),
+        ("taken", _instant(row["taken_ms"])),
+        ("by rule", row["rule"] or "-"),
+        ("parent", row["parent"]),
+        ("expires", _instant(row["expires_ms"])),
+        ("retained until", _instant(row["retained_ms"])),
+    ]
+    output.table("", ("", ""), rows)
+
+
+def tree_of(rows: list[dict[str, Any]]) -> SnapshotTree:
+    """The tree that `family` tells of. InvalidRequest when it tells of none."""
+    views = [
+        (
+            row["view"], row["name"], _KINDS[row["kind"]], row["branch"], row["origin"],
+            row["copy_of"], SnapshotState[row["state"].upper()],
+        )
+        for row in rows
+    ]  # fmt: skip
+    lines: dict[int, list[int]] = {row["view"]: [] for row in rows if row["kind"] != "read-only"}
+    for row in rows:
+        if row["kind"] == "read-only":
+            lines[row["branch"]].append(row["view"])
+    highest = max(row["view"] for row in rows)
+    return SnapshotTree.from_tuple((highest + 1, views, list(lines.items())))
+
+
+def _instant(ms: int, never: str = "-") -> str:
+    if not ms:
+        return never
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,50 @@
+"""shell: the operations of the JSON API that concern snapshots."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from admin.operation import Ask, Operation
+from admin.snapshot_view import SnapshotMade, SnapshotSpec, ViewRow, snapshot_spec
+from admin.view import NodeView
+
+_CHANGES: Final = ("invalid", "no_quorum", "not_leader", "timeout", "not_found")
+_FAMILY: Final = "/v1/volumes/{name}/snapshots"
+_ONE: Final = "/v1/volumes/{name}/snapshots/{snapshot}"
+
+
+async def _create(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.create(snapshot_spec(ask.body))
+
+
+async def _all(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.list_all()
+
+
+async def _family(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.family(ask.path["name"])
+
+
+async def _show(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.show(ask.path["name"], ask.path["snapshot"])
+
+
+SNAPSHOT_OPERATIONS: Final[tuple[Operation, ...]] = (
+    Operation(
+        "POST", "/v1/snapshots", "createSnapshot",
+        "Take one point in time of one volume, or of several at once.",
+        _create, SnapshotMade, body=SnapshotSpec, status=201,
+        errors=(*_CHANGES, "exists", "overloaded", "cut_abandoned", "region_offline"),
+    ),
+    Operation(
+        "GET", "/v1/snapshots", "snapshots", "Every snapshot, by volume and age.",
+        _all, list[ViewRow],
+    ),
+    Operation(
+        "GET", _FAMILY, "family", "A volume and its snapshots, oldest first.",
+        _family, list[ViewRow], errors=("not_found",),
+    ),
+    Operation(
+        "GET", _ONE, "snapshot", "One snapshot.", _show, ViewRow, errors=("not_found",),
+    ),
+)  # fmt: skip
