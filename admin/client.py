@@ -237,6 +237,11 @@ class ClusterClient:
             "GET", f"/v1/volumes/{_segment(volume)}/snapshots/{_segment(snapshot, 'snapshot')}"
         )
 
+    def differences(self, volume: str, one: str, other: str, offset: int) -> Any:
+        """`Differing`."""
+        names = f"{_segment(one, 'snapshot')}/differences/{_segment(other, 'snapshot')}"
+        return self.call("GET", f"/v1/volumes/{_segment(volume)}/snapshots/{names}", offset=offset)
+
     def rebalance(self) -> Any:
         """`Rebalancing`."""
         return self.call("POST", "/v1/rebalance")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,9 +13,10 @@ import typer
 from admin import output
 from admin.arguments import DIRECTORY, Directory, Json, Volume, client_of
 from admin.output import reported
+from base.errors import InvalidRequest
 from base.units import format_size
 from snapshot.draw import Column, draw_tree, relation_columns
-from snapshot.refs import split_snapshot
+from snapshot.refs import split_ref, split_snapshot
 from snapshot.schedule import parse_duration
 from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
 
@@ -143,6 +146,53 @@ def show(ref: Ref, directory: Directory = DIRECTORY, as_json: Json = False) -> N
         ("retained until", _instant(row["retained_ms"])),
     ]
     output.table("", ("", ""), rows)
+
+
+@snapshot_app.command("diff")
+@reported
+def diff(
+    one: Ref,
+    other: Annotated[
+        str,
+        typer.Argument(
+            help="Another one of the same volume, or the volume itself.",
+            metavar="VOLUME[@SNAPSHOT]",
+        ),
+    ],
+    as_map: Annotated[
+        bool, typer.Option("--map", help="Draw the volume: the darker, the more has changed.")
+    ] = False,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Say how much, and how it was found; the default.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="ASCII only.")] = False,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Show where two points in time of a volume differ, page by page, never too little.
+
+    It costs what has changed, not what the volume holds. --json names every extent.
+    """
+    volume, name = split_snapshot(one)
+    second, against = split_ref(other)
+    if second != volume:
+        raise InvalidRequest(f"{one} and {other} are of different volumes: nothing relates them")
+    client = client_of(directory)
+    family = tree_of(client.family(volume))
+    from admin.snapshot_differences import fetch  # it needs numpy, which other commands do not
+    from snapshot import diff_text
+
+    difference = fetch(client, family, name, against or volume)
+    if as_json:
+        for line in diff_text.json_lines(family, difference):
+            sys.stdout.write(line)
+        return
+    if summary or not as_map:
+        output.say(diff_text.summary_text(family, difference).removesuffix("\n"))
+    if as_map:
+        width = max(min(shutil.get_terminal_size((80, 24)).columns - 14, 128), 16)
+        text = diff_text.map_text(difference, width=width, plain=plain)
+        output.say(text.removesuffix("\n"))
 
 
 def tree_of(rows: list[dict[str, Any]]) -> SnapshotTree:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from admin.operation import Ask, Operation
-from admin.snapshot_view import SnapshotMade, SnapshotSpec, ViewRow, snapshot_spec
+from admin.operation import Ask, Operation, QueryNumber
+from admin.snapshot_view import (
+    EXTENTS_MAX,
+    Differing,
+    SnapshotMade,
+    SnapshotSpec,
+    ViewRow,
+    snapshot_spec,
+)
 from admin.view import NodeView
 
 _CHANGES: Final = ("invalid", "no_quorum", "not_leader", "timeout", "not_found")
+OFFSET_MAX: Final = (1 << 63) - 1
 _FAMILY: Final = "/v1/volumes/{name}/snapshots"
 _ONE: Final = "/v1/volumes/{name}/snapshots/{snapshot}"
 
@@ -29,6 +37,13 @@ async def _show(view: NodeView, ask: Ask) -> object:
     return await view.snapshots.show(ask.path["name"], ask.path["snapshot"])
 
 
+async def _differences(view: NodeView, ask: Ask) -> object:
+    path, query = ask.path, ask.query
+    return await view.snapshots.differences(
+        path["name"], path["snapshot"], path["other"], query["offset"], query["count"]
+    )
+
+
 SNAPSHOT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "POST", "/v1/snapshots", "createSnapshot",
@@ -46,5 +61,14 @@ SNAPSHOT_OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "GET", _ONE, "snapshot", "One snapshot.", _show, ViewRow, errors=("not_found",),
+    ),
+    Operation(
+        "GET", f"{_ONE}/differences/{{other}}", "differences",
+        "Where two views of a volume differ; the volume itself goes by its own name.",
+        _differences, Differing, errors=("not_found", "region_offline", "timeout"),
+        query=(
+            QueryNumber("offset", 0, OFFSET_MAX, 0, "First byte that is looked at."),
+            QueryNumber("count", 1, EXTENTS_MAX, EXTENTS_MAX, "Extents at most."),
+        ),
     ),
 )  # fmt: skip

@@ -14,6 +14,7 @@ ViewKindName = Literal["base", "read-only", "read-write"]
 ViewStateName = Literal["creating", "active", "stale", "removing"]
 
 GROUP_MAX: Final = 256  # volumes of one point in time
+EXTENTS_MAX: Final = 1 << 17  # of one answer
 _WORDS: Final = {str: "a text", int: "a number", list: "a list", bool: "true or false"}
 
 
@@ -58,6 +59,19 @@ class SnapshotMade(TypedDict):
     snapshots: list[ViewRow]
 
 
+class Differing(TypedDict):
+    """A part of the difference of two views. extents: [offset, length] in bytes, ascending, whole
+    pages as far as they belong to the volume; everything else before next_offset is the same."""
+
+    volume: str
+    one: str
+    other: str
+    size_bytes: int
+    page_bytes: int
+    extents: list[list[int]]
+    next_offset: int  # where the next part begins; -1: this was the last
+
+
 class SnapshotView(Protocol):
     """Any node answers for all snapshots of the cluster."""
 
@@ -76,6 +90,14 @@ class SnapshotView(Protocol):
 
     async def show(self, volume: str, snapshot: str) -> ViewRow:
         """One snapshot. NotFound names both."""
+
+    async def differences(
+        self, volume: str, one: str, other: str, offset: int, count: int
+    ) -> Differing:
+        """Where two views of a volume differ from a byte on, in at most `count` extents; the volume
+        itself goes by its own name. Never leaves a byte out that differs. NotFound; InvalidRequest
+        for a view that is stale or not made yet; RegionOffline and RequestTimeout when the owner of
+        a region does not answer."""
 
 
 def snapshot_spec(body: dict[str, Any]) -> SnapshotSpec:

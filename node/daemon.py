@@ -43,6 +43,7 @@ from node.consensus_store import ConsensusStore, Life
 from node.control_loop import ControlLoop
 from node.core import CoreSettings, NodeCore
 from node.destage import DestagePace
+from node.differences import Differences
 from node.disk_shelf import DiskShelf, open_disks
 from node.epoch_line import EpochLine
 from node.exports import NodeExports
@@ -118,6 +119,7 @@ class Node:
         self.consensus: ConsensusStore
         self.control: ControlLoop
         self.exports: NodeExports
+        self.differences: Differences
         self.rebuild: Rebuild
         self.shelf: DiskShelf
         self.started_ns = ports.clock.now_ns()
@@ -238,6 +240,7 @@ class Node:
             bytes_max=config.mesh.bytes_in_flight_max,
         )
         self.control.io = self.io
+        self.differences = Differences(self.io)
         self._make_store()
         self.exports = NodeExports(self.core, self.io)
         self.control.on_topology = self._topology_changed

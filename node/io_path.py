@@ -19,7 +19,6 @@ import structlog
 from base.clock import Clock
 from base.device import Buffer
 from base.errors import (
-    InvalidRequest,
     NoQuorum,
     NotOwner,
     Overloaded,
@@ -37,6 +36,7 @@ from node import effects as fx
 from node import state_transfer
 from node.core import NodeCore
 from node.journal_format import TransferBeginNote
+from node.questions import Questions
 from node.region_copy import OWNER, RegionCopy
 from node.region_store import RegionStore
 from node.roles import BY_DELTA
@@ -96,6 +96,8 @@ class IoPath:
             requests_max=requests_max,
             bytes_max=bytes_max,
         )
+        self.questions = Questions(core.self_id, clock, bus.send)
+        self.questions.calls[topology.CALL] = self._topology
         self._loop = asyncio.get_running_loop()
         self._at = 0
         self._scheduled = False
@@ -137,7 +139,8 @@ class IoPath:
             wire.SyncReply: self._on_sync_reply,
             wire.TransferPages: self._on_transfer_pages,
             wire.TransferPagesAck: self._on_transfer_pages_ack,
-            wire.AdminRequest: self._on_admin_request,
+            wire.AdminRequest: self.questions.on_request,
+            wire.AdminReply: self.questions.on_reply,
         }
 
     def on_message(self, kind: type[Any], handle: Callable[[int, Any], None]) -> None:
@@ -457,6 +460,7 @@ class IoPath:
         if peer < 256:
             self.core.link(peer, session, now_ns)
             self.router.link_changed(peer, session, now_ns)
+            self.questions.link(peer, session)
         self.turn_soon()
 
     def _on_replicate_batch(self, peer: int, message: wire.ReplicateBatch) -> None:
@@ -519,21 +523,8 @@ class IoPath:
         if self.pages is not None:
             self.pages.acknowledged(peer, message)
 
-    def _on_admin_request(self, peer: int, message: wire.AdminRequest) -> None:
-        code = text = ""
-        result = b""
-        try:
-            if message.call != topology.CALL:
-                raise InvalidRequest(f"there is no call {message.call[:64]!r}")
-            name, known = topology.unpack_query(message.arguments)
-            result = self._topology(name, known)
-        except RemoteProtocolError:
-            raise
-        except StorageError as error:
-            code, text = error.code, str(error)
-        self.bus.send(peer, wire.AdminReply(message.request, code, text, result))
-
-    def _topology(self, name: str, known: int) -> bytes:
+    def _topology(self, arguments: bytes) -> bytes:
+        name, known = topology.unpack_query(arguments)
         catalog = self.core.catalog
         if not self.core.active:
             raise NoQuorum("this node has not joined the cluster yet")

@@ -9,12 +9,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from admin.snapshot_view import SnapshotMade, SnapshotSpec, ViewRow
+import numpy as np
+
+from admin.snapshot_view import Differing, SnapshotMade, SnapshotSpec, ViewRow
 from base.errors import CutAbandoned, InvalidRequest, NoQuorum, Overloaded
 from base.units import NS_PER_MS
 from cluster.entries import BeginCut, encode
 from cluster.snapshots import Snapshots
+from snapshot.diff import extents
 from snapshot.draw import KINDS
+from snapshot.exception_table import Pages
 from snapshot.refs import ref_of, split_ref
 from snapshot.tree import SnapshotState, SnapshotTree, View, ViewKind
 from volume.virtual_volume import VirtualVolume
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 PROPOSE_NS: Final = 10_000 * NS_PER_MS
 LOOK_S: Final = 0.002  # between two looks at the catalog
+DIFFERENCE_MS: Final = 15_000  # for the regions that are looked at at once
+REGIONS_AT_ONCE: Final = 8192
 AGAIN_S: Final = 0.01  # before a volume that is being cut is asked for again
 _MS: Final = 1000
 
@@ -89,6 +95,53 @@ class SnapshotAdmin:
         found = self._node.core.catalog.volume_by_name(volume)
         tree = self._tree(found)
         return self._row(found, tree, tree.named(snapshot))
+
+    # ------------------------------------------------------------------ comparing
+
+    async def differences(
+        self, volume: str, one: str, other: str, offset: int, count: int
+    ) -> Differing:
+        """Of regions from that byte on, some at a time until there are enough extents."""
+        found = self._node.core.catalog.volume_by_name(volume)
+        tree = self._tree(found)
+        first, second = self._readable(tree, one), self._readable(tree, other)
+        size_bytes, page_bytes = found.size_bytes, found.page_bytes
+        region, regions = offset // found.region_bytes, len(found.table)
+        parts: list[Pages] = [np.zeros(0, dtype=np.int64)]
+        runs = extents(parts[0])
+        while region < regions and len(runs) <= count:
+            end = min(region + REGIONS_AT_ONCE, regions)
+            changed = await self._node.differences.pages(
+                found.volume, first, second, region, end, DIFFERENCE_MS
+            )
+            parts.append(changed[changed >= -(-offset // page_bytes)])
+            runs = extents(np.concatenate(parts))
+            region = end
+        following = region * found.region_bytes if region < regions else -1
+        if len(runs) > count:
+            following = int(runs[count, 0]) * page_bytes
+        bounds = [
+            [page * page_bytes, min(pages * page_bytes, size_bytes - page * page_bytes)]
+            for page, pages in runs[:count].tolist()
+        ]
+        return Differing(
+            volume=volume,
+            one=one,
+            other=other,
+            size_bytes=size_bytes,
+            page_bytes=page_bytes,
+            extents=bounds,
+            next_offset=following,
+        )
+
+    def _readable(self, tree: SnapshotTree, name: str) -> int:
+        view = tree.named(name)
+        if view.state is not SnapshotState.ACTIVE:
+            raise InvalidRequest(
+                f"snapshot {ref_of(tree[tree.base].name, name)} is {view.state.name.lower()}:"
+                " it cannot be compared with anything"
+            )
+        return view.view
 
     # ------------------------------------------------------------------ taking
 

@@ -34,10 +34,11 @@ from snapshot.entry import (
     skip_entry,
     volume_of,
 )
-from snapshot.exception_table import U64, ExceptionTable, Pages
+from snapshot.exception_table import U64, Exceptions, ExceptionTable, Pages
 from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
 
 Tables = Mapping[int, ExceptionTable]  # by view; the base has none
+SomeTables = Mapping[int, Exceptions]  # to look up in only
 
 _KIND: Final = np.uint64(KIND_SHIFT)
 
@@ -108,7 +109,7 @@ def remember(tree: SnapshotTree, tables: Tables, view: int, page: int) -> bool:
     return True
 
 
-def locate_many(tree: SnapshotTree, tables: Tables, view: int, pages: Pages) -> U64:
+def locate_many(tree: SnapshotTree, tables: SomeTables, view: int, pages: Pages) -> U64:
     """`locate` for an array of pages."""
     answer = np.zeros(len(pages), dtype=np.uint64)
     todo = np.arange(len(pages))
@@ -281,6 +282,6 @@ def hand_over(
 
 
 __all__ = [
-    "BASE", "PageDebt", "Tables", "WritePlan", "apply", "hand_over", "locate", "locate_many",
-    "plan_write", "remember", "search_branch",
+    "BASE", "PageDebt", "SomeTables", "Tables", "WritePlan", "apply", "hand_over", "locate",
+    "locate_many", "plan_write", "remember", "search_branch",
 ]  # fmt: skip

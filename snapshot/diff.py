@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from snapshot.cow import Tables, locate_many
+from snapshot.cow import SomeTables, locate_many
 from snapshot.exception_table import Pages
 from snapshot.tree import SnapshotTree, ViewKind
 
@@ -46,8 +46,20 @@ def relate(tree: SnapshotTree, one: int, other: int) -> Relation:
     return Relation(method, between, common)
 
 
+def needed(tree: SnapshotTree, one: int, other: int) -> list[int]:
+    """Views whose exceptions `changed_pages` must be given; the others may be empty. Within the
+    branch of the base those between are enough: what one of them has is nowhere else. But a page
+    that is zeros in both, and was written and trimmed in between, may be named then."""
+    relation = relate(tree, one, other)
+    between = [view for view in relation.between if tree[view].kind is not ViewKind.BASE]
+    if all(tree[view].branch == tree.base for view in between):
+        return between
+    both = dict.fromkeys((*tree.path(one), *tree.path(other)))
+    return [view for view in both if tree[view].kind is not ViewKind.BASE]
+
+
 def changed_pages(
-    tree: SnapshotTree, tables: Tables, one: int, other: int, region: int | None = None
+    tree: SnapshotTree, tables: SomeTables, one: int, other: int, region: int | None = None
 ) -> Pages:
     """Pages whose resolved location differs between the two views, ascending: of one region, or of
     the whole volume. Never misses a byte that differs; equal contents at two locations count."""

@@ -12,7 +12,7 @@ An entry is 8 bytes: kind, volume, page offset [0078]. A *skip* is a remembered 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,16 @@ class TableCounts(NamedTuple):
     exceptions: int
     skips: int
     table_bytes: int
+
+
+class Exceptions(Protocol):
+    """What a difference asks of the exceptions of a view."""
+
+    def find(self, region: int | None = None) -> tuple[Pages, U64]:
+        """Pages that have an exception, ascending, and their entries: of a region, or of all."""
+
+    def gather(self, pages: Pages) -> U64:
+        """Entries of these pages, NULL where there is none."""
 
 
 class ExceptionTable:

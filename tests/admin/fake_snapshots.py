@@ -91,3 +91,15 @@ class FakeSnapshots:
 
     async def show(self, volume: str, snapshot: str) -> Any:
         return self.row(volume, self.tree(volume).named(snapshot))
+
+    async def differences(self, volume: str, one: str, other: str, offset: int, count: int) -> Any:
+        """Every other page of the first 300; in two parts."""
+        for name in (one, other):
+            self.tree(volume).named(name)
+        pages = [page for page in range(0, 300, 2) if offset <= page << 14][:100]
+        return {
+            "volume": volume, "one": one, "other": other, "page_bytes": 1 << 14,
+            "size_bytes": self.rows[volume]["size_bytes"],
+            "extents": [[page << 14, 1 << 14] for page in pages],
+            "next_offset": 200 << 14 if offset == 0 else -1,
+        }  # fmt: skip

@@ -248,7 +248,9 @@ def test_answer_is_what_the_document_says(api: Any, volume: Any, operation: Oper
     query = "&".join(
         f"{each['name']}=1" for each in described["parameters"] if each["in"] == "query"
     )
-    path = operation.path.format(name="v1", snapshot="s1") + (f"?{query}" if query else "")
+    path = operation.path.format(name="v1", snapshot="s1", other="v1") + (
+        f"?{query}" if query else ""
+    )
     body = BODIES.get(operation.name)
     assert (body is not None) == ("requestBody" in described)
     if body is not None:

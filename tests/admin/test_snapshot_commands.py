@@ -57,6 +57,9 @@ def test_every_wish_has_a_number_of_its_own(cluster: Cluster) -> None:
         (("create", "v1", "s2", "--group", "v1"), "names each of its volumes once"),
         (("show", "v1"), "'v1' names no snapshot: write VOLUME@SNAPSHOT"),
         (("show", "v1@s9"), "there is no snapshot s9 of volume v1"),
+        (("diff", "v1@s1", "v2@s1"), "are of different volumes"),
+        (("diff", "v1", "v1@s1"), "names no snapshot"),
+        (("diff", "v1@s1", "v1@s9"), "there is no snapshot s9 of volume v1"),
         (("tree", "v9"), "there is no volume v9"),
         (("list", "v9"), "there is no volume v9"),
     ],
@@ -113,3 +116,27 @@ def test_show_tells_one(cluster: Cluster) -> None:
     assert "read-only" in shown
     row: Any = cluster.json("snapshot", "show", "v1@monday")
     assert (row["state"], row["parent"], row["taken_ms"]) == ("active", "v1", 1_700_000_000_000)
+
+
+def test_diff_says_how_much_and_how_it_was_found(cluster: Cluster) -> None:
+    for name in ("monday", "tuesday"):
+        cluster.run("snapshot", "create", "v1", name)
+    shown = cluster.run("snapshot", "diff", "v1@monday", "v1@tuesday").stdout
+    assert "monday → tuesday of v1" in shown
+    assert "150 pages in 150 extents, 2.3 MiB of 1 GiB" in shown
+    assert "method 500" in shown
+    assert "method 500" in cluster.run("snapshot", "diff", "v1@monday", "v1").stdout
+
+
+def test_diff_names_every_extent_to_programs(cluster: Cluster) -> None:
+    cluster.run("snapshot", "create", "v1", "monday")
+    answer = cluster.json("snapshot", "diff", "v1@monday", "v1")
+    assert answer["extents"] == [[page << 14, 1 << 14] for page in range(0, 300, 2)]
+    assert (answer["from"], answer["to"], answer["changed_bytes"]) == ("monday", "v1", 150 << 14)
+
+
+def test_diff_draws_a_map(cluster: Cluster) -> None:
+    cluster.run("snapshot", "create", "v1", "monday")
+    shown = cluster.run("snapshot", "diff", "v1@monday", "v1", "--map", "--plain").stdout
+    assert "a sign is" in shown
+    assert "changed:" not in shown
