@@ -33,6 +33,7 @@ class ViewChecks:
         self.reads = 0
         self._end_ns = 0
         self._committed: dict[Key, list[Record]] = {}  # by region, in the order of their sequence
+        self._epochs: dict[Key, int] = {}  # the newest in which an owner committed
         self._held: dict[Key, dict[tuple[int, int], bytes]] = {}  # by view and page: read before
 
     def begin(self, end_ns: int) -> None:
@@ -56,12 +57,14 @@ class ViewChecks:
         that is known: that was lost with the machines that had it, and all behind it."""
         key = (record.volume, record.region)
         known = self._committed.setdefault(key, [])
+        self._epochs[key] = max(copy.epoch, self._epochs.get(key, 0))
         at = record.seq - 1
         if at < len(known) and known[at].epoch == record.epoch:
             return
         self._forget(key, at)
-        if at == len(known):
-            known.append(clone(record))
+        if at > len(known):
+            self._fail("I18", f"{record!r} is committed at {node!r} with {len(known)} before it")
+        known.append(clone(record))
 
     def _forget(self, key: Key, count: int) -> None:
         known = self._committed.get(key, [])
@@ -102,7 +105,10 @@ class ViewChecks:
         known = self._committed.get(key, [])
         if tree is None or not known:
             return
-        self._forget(key, copy.committed)
+        if copy.epoch >= self._epochs[key]:
+            self._forget(key, copy.committed)
+        else:  # its lease has not ended, and its successor commits what it was told of, and waits
+            known = known[: copy.committed]
         made = [
             view.view
             for view in tree
