@@ -110,6 +110,7 @@ class Node:
         )
         self.failed: BaseException | None = None
         self._on_failure = on_failure
+        self._leaving: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(f"n{number}", self._task_failed)
         self.inventory: NodeInventory = config.inventory()
         self.core: NodeCore
@@ -290,7 +291,10 @@ class Node:
         )
 
     async def stop(self) -> None:
-        """Orderly: no new requests, everything to the disks, and say so in the store."""
+        """Orderly: no new requests, everything to the disks, and say so in the store.
+
+        `failed` is set when that did not succeed: then the next start recovers from the log.
+        """
         log.info("node.stopping", node=self.number)
         self.io.router.stopping = True
         self.control.stop()
@@ -298,11 +302,9 @@ class Node:
         assert bus is not None
         try:
             if self.failed is None and self.io.store is not None:
-                await self.store.close()
-                life = self.consensus.state.life
-                clean = replace(life, clean=True)
-                await bus.close()
-                await self.consensus.set_life(clean)
+                # A task of its own: a failure ends it, for what it waits for may then never come.
+                self._leaving = self.supervisor.start(self._leave(bus), name="leave")
+                await asyncio.wait((self._leaving,))
         finally:
             await bus.close()
             self.io.router.close()
@@ -312,6 +314,12 @@ class Node:
                 device.close()
         log.info("node.stopped", node=self.number)
 
+    async def _leave(self, bus: MessageBus) -> None:
+        await self.store.close()
+        clean = replace(self.consensus.state.life, clean=True)
+        await bus.close()
+        await self.consensus.set_life(clean)
+
     # ------------------------------------------------------------------ callbacks
 
     def fail(self, error: BaseException) -> None:
@@ -319,6 +327,8 @@ class Node:
         if self.failed is None:
             self.failed = error
             log.error("node.failed", node=self.number, error=f"{type(error).__name__}: {error}")
+            if self._leaving is not None:
+                self._leaving.cancel()
             self._on_failure()
 
     def _task_failed(self, name: str, error: BaseException) -> None:

@@ -39,6 +39,7 @@ class ViewChecks:
     def begin(self, end_ns: int) -> None:
         """Hosts run from now on."""
         self._end_ns = end_ns
+        self.kernel.on_settled = self.settled
         self.kernel.after(EVERY_NS, self._look)
 
     # ------------------------------------------------------------------ watching
@@ -65,6 +66,14 @@ class ViewChecks:
         if at > len(known):
             self._fail("I18", f"{record!r} is committed at {node!r} with {len(known)} before it")
         known.append(clone(record))
+
+    def settled(self, copy: RegionCopy, record: Record) -> None:
+        """Another copy than an owner has committed it: it is new where the catalog said that an
+        epoch ended behind what its owner knew to be committed."""
+        key = (record.volume, record.region)
+        known = self._committed.setdefault(key, [])
+        if record.seq - 1 == len(known) and copy.epoch >= self._epochs.setdefault(key, 0):
+            known.append(clone(record))
 
     def _forget(self, key: Key, count: int) -> None:
         known = self._committed.get(key, [])
