@@ -304,7 +304,7 @@ class Node:
             if self.failed is None and self.io.store is not None:
                 # A task of its own: a failure ends it, for what it waits for may then never come.
                 self._leaving = self.supervisor.start(self._leave(bus), name="leave")
-                await asyncio.wait((self._leaving,))
+                await asyncio.gather(self._leaving, return_exceptions=True)
         finally:
             await bus.close()
             self.io.router.close()

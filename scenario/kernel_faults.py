@@ -104,12 +104,9 @@ class KernelFaults:
         out = [node for node in self.kernel.nodes if not node.alive or node.paused]
         faults = len(out) - len(self.lost) + bool(self.cut) + len(self._standing())
         redundant = run.redundant()
-        # A sync that is going to fail destroys what its node has not synced when that is noticed:
-        # till then the other copies are spared (power 5022539; decision 14 says what it costs).
-        armed = any(node.sync_fails for node in self.kernel.nodes)
         if (
             faults < options.down_max
-            and not armed
+            and not self._armed()
             and (redundant or (options.rough and self._spared()))
         ):
             kinds = self._kinds(redundant and not faults and self._quiet())
@@ -131,6 +128,12 @@ class KernelFaults:
             for _ in range(int(weight))
             if redundant or not FAULTS[name].needs_redundancy
         ]
+
+    def _armed(self) -> bool:
+        """A sync is going to fail. It destroys what its node has not synced when that is noticed:
+        till then the other copies are spared (power 5022539, reconfiguration 8005930; decision 14
+        says what it costs)."""
+        return any(node.sync_fails for node in self.kernel.nodes)
 
     def _quiet(self) -> bool:
         """Nothing happened for so long that whatever it led to is known to the catalog."""
@@ -244,7 +247,7 @@ class KernelFaults:
         nodes = self.run.options.nodes
         first = self._flaps.below(nodes)
         second = (first + 1 + self._flaps.below(nodes - 1)) % nodes
-        if self.kernel.reachable(first, second) and self._spared():
+        if self.kernel.reachable(first, second) and self._spared() and not self._armed():
             self.strike(FaultEvent(self.now_ms(), "flap", (first, second)))
         self._plan_flap()
 
