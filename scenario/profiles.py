@@ -51,9 +51,7 @@ class SeedOptions:
     lose_to: int = 0  # nodes are lost for good, one by one, until so many are left; 0: none
     grow: bool = False
     snapshot_every_ms: int = 0  # one point in time of all volumes, so often; 0: never
-    judge_views: bool = (
-        False  # hold what snapshots show to a model: see docs/internals/snapshots.md
-    )
+    judge_views: bool = False  # hold what snapshots show to a model
     fault_every_ms: int = 1500
     pause_ms: int = 1500
     down_ms: int = 4000
@@ -248,6 +246,7 @@ def snapshots(seed: int) -> SeedOptions:
     return replace(
         drawn,
         snapshot_every_ms=(40, 150, 600)[rng.below(3)],
+        judge_views=True,
         hosts=3 + rng.below(3),
         volumes=1 + rng.below(3),
         writes_per_s=(200, 600)[rng.below(2)],
