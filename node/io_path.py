@@ -96,7 +96,9 @@ class IoPath:
             requests_max=requests_max,
             bytes_max=bytes_max,
         )
-        self.questions = Questions(core.self_id, clock, bus.send)
+        self.questions = Questions(
+            core.self_id, clock, lambda peer, what: self.bus.send(peer, what)
+        )
         self.questions.calls[topology.CALL] = self._topology
         self._loop = asyncio.get_running_loop()
         self._at = 0
