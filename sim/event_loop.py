@@ -126,6 +126,12 @@ class SimGroup:
 _GROUP: contextvars.ContextVar[SimGroup | None] = contextvars.ContextVar("sim_group", default=None)
 
 
+def group_name() -> str:
+    """Whose code runs now; "" for nobody's."""
+    group = _GROUP.get()
+    return "" if group is None else group.name
+
+
 class SimHandle(asyncio.TimerHandle):
     """A scheduled callback. Leaner than asyncio's own: no debug information."""
 

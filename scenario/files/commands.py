@@ -1,4 +1,4 @@
-"""shell: `eightfold scenario …`: list, show, check, explain and run scenario files.
+"""shell: `eightfold scenario …`: list, show, check, explain, run and report scenario files.
 
 Exit codes of `run`: 0 pass; 1 an invariant failed; 2 an objective was missed; 3 inconclusive, for
 example because a fault has no receipt; 4 error, also for a file that is refused; 130 interrupted.
@@ -29,6 +29,8 @@ from scenario.files.targets import FORMS
 from scenario.files.triggers import CONDITIONS
 from scenario.files.verdict import Result
 from scenario.files.world import WORLDS, cannot
+from scenario.mutations import mutation_of
+from scenario.report import files
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,6 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too (on s
 File = Annotated[
     str,
     typer.Argument(metavar="FILE|NAME", help="A file, or a name that `scenario list` shows."),
+]
+Reports = Annotated[
+    Path, typer.Option("--reports", help="The directory of reports and records of runs.")
 ]
 
 
@@ -197,9 +202,17 @@ def run(
     junit_file: Annotated[
         Path | None, typer.Option("--junit", help="Also write a JUnit XML file, for a CI server.")
     ] = None,
+    reports: Reports = files.DIRECTORY,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
+    mutation: Annotated[
+        str, typer.Option(help="Put a deliberate bug in; `eightfold sim mutants` lists them.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run a scenario: print what happens as it happens, the receipts of its faults, the verdict.
+
+    The report is one HTML file that needs no network; the record beside it can draw it again. Of
+    several seeds the last run gets the report: that is the first that failed.
 
     Exit code 0 pass, 1 an invariant failed, 2 an objective was missed, 3 inconclusive (a fault
     without a receipt, a step that never ran), 4 error, 130 interrupted.
@@ -209,22 +222,50 @@ def run(
     path = library.find(file)
     scenario = read(path)
     _world(on)
+    if mutation:
+        mutation_of(mutation)  # one that there is not is refused
+    if not no_report:
+        files.prepare(reports)
     first = scenario.seed if seed is None else seed
-    code, results = 0, list[Result]()
+    loud = not (quiet or as_json)
+    results = list[Result]()
     for number in range(first, first + seeds):
         command = f"eightfold scenario run {file} --on {on} --seed {number}"
-        loud = not (quiet or as_json)
+        command += f" --mutation {mutation}" if mutation else ""
         result = perform(
-            scenario, on=on, seed=number, command=command, on_line=_say_line if loud else None
-        )
-        _show(result, loud=loud, as_json=as_json)
+            scenario, on=on, seed=number, command=command, mutation=mutation,
+            on_line=_say_line if loud else None,
+        )  # fmt: skip
         results.append(result)
-        code = result.verdict.code
-        if code:
+        last = bool(result.verdict.code) or number == first + seeds - 1
+        others = [(each.seed, each.verdict.word, each.verdict.reason) for each in results[:-1]]
+        made = files.write(result, reports, others=others) if last and not no_report else None
+        _show(result, loud=loud, as_json=as_json, report=made)
+        if last:
             break
     if junit_file is not None:
         _write(junit_file, junit(results))
-    raise typer.Exit(code)
+    raise typer.Exit(results[-1].verdict.code)
+
+
+@scenario_app.command("report")
+@refusing
+def report(
+    run: Annotated[
+        str,
+        typer.Argument(metavar="FILE|RUN", help="A record, or the name of a run, as x-sim-1."),
+    ],
+    reports: Reports = files.DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Draw the report of a run again, from the record that `scenario run` left beside it.
+
+    Exit code 0 when it was written, whatever the verdict of the run; 4 when it could not be.
+    """
+    found = files.find(run, reports)
+    result = files.read(found)
+    made = files.write(result, found.parent)
+    _show(result, loud=False, as_json=as_json, report=made)
 
 
 def _write(path: Path, text: str) -> None:
@@ -243,24 +284,26 @@ def _say_line(line: Line) -> None:
     output.say(f"{line.at_ms / 1000:9.3f}s  {line.event:<18} {line.text}".rstrip())
 
 
-def _show(result: Result, *, loud: bool, as_json: bool) -> None:
+def _show(result: Result, *, loud: bool, as_json: bool, report: Path | None) -> None:
     from scenario.files import one_run as tell
 
     if as_json:
-        output.emit(tell.plain(result))
+        output.emit({**tell.plain(result), "report": str(report) if report else None})
         return
     if loud:
         output.table("", tell.RECEIPT_COLUMNS, tell.receipt_rows(result.receipts))
         rows = [
-            (each.name, each.detected_ms, each.taken_over_ms, each.redundant_ms, each.moved)
+            (each.name, each.detected_ms, each.fenced_ms, each.taken_over_ms,
+             each.acknowledged_ms, each.redundant_ms, each.moved)
             for each in result.failovers
-        ]
+        ]  # fmt: skip
         if rows:
             shown = [tuple("-" if cell is None else cell for cell in row) for row in rows]
             output.table(
-                "milliseconds after", ("loss", "detected#", "taken over#", "redundant#", "moved#"),
+                "milliseconds after",
+                ("loss", "detect#", "fence#", "takeover#", "first answer#", "redundant#", "moved#"),
                 shown,
-            )  # fmt: skip
+            )
         output.table(
             "", ("expected", "wanted", "seen", ""),
             [(each.what, each.wanted, each.seen, "" if each.held else "missed")
@@ -272,3 +315,5 @@ def _show(result: Result, *, loud: bool, as_json: bool) -> None:
     )
     if result.verdict.code:
         output.say(f"repeat it: {result.command}")
+    if report is not None:
+        output.say(f"report: {report}")

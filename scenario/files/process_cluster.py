@@ -26,6 +26,7 @@ from base.place import LOOPBACK
 from base.units import NS_PER_S, GiB, MiB
 from node.config import ClusterConfig, default_cluster, render
 from scenario.files.models import Cluster
+from scenario.files.seen import Note, in_order, notes_of_log
 from scenario.files.view import (
     ALIVE,
     DEAD,
@@ -244,6 +245,17 @@ class ProcessCluster:
                 for row in rows
             ),
         )
+
+    def notes(self, begun_wall_ns: int) -> tuple[Note, ...]:
+        """What the nodes have logged since then."""
+        found: list[Note] = []
+        for node in self.cluster.nodes:
+            try:
+                with node.log_path.open(encoding="utf-8", errors="replace") as lines:
+                    found += notes_of_log(lines, node.node, begun_wall_ns)
+            except OSError:
+                continue  # it never ran
+        return in_order(found)
 
     # ------------------------------------------------------------------ doing
 

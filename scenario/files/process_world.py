@@ -41,6 +41,7 @@ from scenario.files.runner import (
     Strike,
     Tick,
 )
+from scenario.files.seen import Note, answers_of
 from scenario.files.steps import Cut, Grow
 from scenario.files.verdict import Figures
 from scenario.files.view import ALIVE, PAUSED
@@ -80,7 +81,9 @@ class ProcessWorld:
     _volumes: dict[str, int] = field(default_factory=dict)
     _standing: dict[int, _Standing] = field(default_factory=dict)
     _grown: dict[str, int] = field(default_factory=dict)
+    _notes: tuple[Note, ...] = ()
     _began_ns: int = 0
+    _began_wall_ns: int = 0
     _over: bool = False
     _lines_told: int = 0
 
@@ -103,7 +106,7 @@ class ProcessWorld:
         try:
             await loop.run_in_executor(None, self._form)
             running = await self._start_hosts(supervisor)
-            self._began_ns = self._clock.now_ns()
+            self._began_ns, self._began_wall_ns = self._clock.now_ns(), self._clock.wall_ns()
             try:
                 await loop.run_in_executor(None, self._play, on_line)
             finally:
@@ -116,6 +119,8 @@ class ProcessWorld:
             await supervisor.close()
             for host in self._hosts:
                 await host.close()
+            if self._began_wall_ns:
+                self._notes = self._cluster.notes(self._began_wall_ns)
             await loop.run_in_executor(None, self._cluster.close)
         failed = failed or "; ".join(self._failures[:3])
         return self._figures(broken, failed)
@@ -132,7 +137,14 @@ class ProcessWorld:
             longest_stall_ms=int(max((host.longest_ms() for host in self._hosts), default=0)),
             broken=broken,
             failed=failed,
-        )
+            answers=answers_of(
+                self._history, {number: name for name, number in self._volumes.items()},
+                hosts=len(loads), begun_ns=self._began_ns,
+                until_ms=self._runner.track.until_ms, region_bytes=REGION_BYTES,
+                block_bytes={load.host: load.config.block_bytes for load in loads},
+            ),
+            notes=self._notes,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ hosts
 

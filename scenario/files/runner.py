@@ -15,6 +15,7 @@ from typing import Final
 from scenario.files import receipts as rc
 from scenario.files.models import Scenario
 from scenario.files.receipts import Receipt
+from scenario.files.seen import Track
 from scenario.files.steps import Partition, Step
 from scenario.files.targets import NoTarget, Places, resolve
 from scenario.files.triggers import DONE, HEALED, OBSERVED, STRUCK
@@ -147,6 +148,7 @@ class Runner:
     receipts: list[Receipt] = field(default_factory=list)
     log: list[Line] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    track: Track = field(default_factory=Track)
     finished: bool = False
     redundant_ms: int | None = None  # the longest without all copies; None: still without
     _waiting: list[_Waiting] = field(default_factory=list)
@@ -209,6 +211,7 @@ class Runner:
         if self.finished:
             return []
         before, self._view = self._view, tick.view
+        self.track.look(tick.at_ms, tick.view)
         if before is not None:
             for happened in changes(before, tick.view, self._led):
                 self._happened(happened)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,8 +32,10 @@ from scenario.files.runner import (
     Tick,
     Told,
 )
+from scenario.files.seen import NOTES_MAX, Answers, Note, answers_of, in_order, note_of
 from scenario.files.sim_evidence import Watch, together, watch
 from scenario.files.sim_faults import NotPossible, events_of
+from scenario.files.sim_notes import listening
 from scenario.files.sim_view import SimView
 from scenario.files.steps import Grow
 from scenario.files.verdict import Figures
@@ -87,6 +90,8 @@ class SimWorld:
     _standing: dict[int, _Standing] = field(default_factory=dict)
     _operations: dict[int, _Underway] = field(default_factory=dict)
     _workloads: list[Host] = field(default_factory=list)
+    _numbers: dict[int, str] = field(default_factory=dict)  # names of volumes
+    _notes: list[Note] = field(default_factory=list)
     _goals_told: int = 0
     _lines_told: int = 0
 
@@ -113,7 +118,7 @@ class SimWorld:
         """See `World`. What breaks a rule is in the figures."""
         self._runner = runner
         broken = failed = ""
-        with world(self.run_of):
+        with world(self.run_of), listening(self.run_of, self._heard):
             try:
                 self._form()
                 self._play(on_line)
@@ -138,7 +143,24 @@ class SimWorld:
             broken=broken,
             failed=failed,
             trace=self.run_of.loop.trace_hash(),
+            answers=self._answers(),
+            notes=in_order(self._notes),
         )
+
+    def _heard(self, node: int, event: Mapping[str, Any]) -> None:
+        if self.run_of.faults.begun_ns and len(self._notes) < NOTES_MAX:
+            note = note_of(self.run_of.faults.at_ms(), node, event)
+            if note is not None:
+                self._notes.append(note)
+
+    def _answers(self) -> Answers:
+        run = self.run_of
+        return answers_of(
+            run.history, self._numbers, hosts=len(self._workloads), begun_ns=run.faults.begun_ns,
+            until_ms=self._runner.track.until_ms,
+            region_bytes=run.region_bytes,
+            block_bytes={n: host.config.block_bytes for n, host in enumerate(self._workloads)},
+        )  # fmt: skip
 
     def _done(self) -> int:
         return sum(workload.done for workload in self._workloads)
@@ -183,7 +205,7 @@ class SimWorld:
         run, first = self.run_of, self.run_of.nodes[0].node
         assert first is not None
         numbers = {volume.name: int(n) for n, volume in sorted(first.core.catalog.volumes.items())}
-        names = {number: name for name, number in numbers.items()}
+        names = self._numbers = {number: name for name, number in numbers.items()}
         for workload in self.scenario.workloads:
             config = self._host_config(workload, numbers)
             for _ in range(workload.hosts):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from scenario.files.amounts import time_text
+from scenario.files.failovers import Failover
 from scenario.files.models import Expect
-from scenario.files.receipts import APPLIED, Receipt
+from scenario.files.receipts import Receipt
 from scenario.files.runner import Line, Runner
+from scenario.files.seen import Answers, Note, Track
 
 PASS, INVARIANT, OBJECTIVE, INCONCLUSIVE, ERROR = range(5)  # exit codes
 WORDS: Final = ("PASS", "INVARIANT FAILED", "OBJECTIVE MISSED", "INCONCLUSIVE", "ERROR")
@@ -26,6 +28,8 @@ class Figures:
     broken: str = ""  # the first invariant that did not hold, in words
     failed: str = ""  # why the run itself could not go on
     trace: str = ""  # of the simulator
+    answers: Answers = field(default_factory=Answers)
+    notes: tuple[Note, ...] = ()  # that nodes logged, by time
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +57,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Failover:
-    """How one loss of nodes was met, in milliseconds after it struck; None: it was not seen.
-
-    detected: the catalog called the first of them down. taken_over: the last of the regions that
-    they owned had another owner. redundant: every region had its copies again."""
-
-    name: str
-    at_ms: int
-    nodes: tuple[int, ...]
-    detected_ms: int | None = None
-    taken_over_ms: int | None = None
-    redundant_ms: int | None = None
-    moved: int = 0  # regions
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """All that a report needs of one run."""
 
@@ -81,7 +69,9 @@ class Result:
     log: tuple[Line, ...] = ()
     failovers: tuple[Failover, ...] = ()
     command: str = ""  # that repeats it
-    extra: dict[str, str] = field(default_factory=dict)
+    about: str = ""  # what the scenario says to look at
+    mutation: str = ""  # a bug that was put in on purpose
+    track: Track = field(default_factory=Track)
 
 
 def judge(expect: Expect, runner: Runner, figures: Figures) -> Verdict:
@@ -149,36 +139,3 @@ def _expected(expect: Expect, runner: Runner, figures: Figures) -> Iterator[Expe
         yield Expected(name, "seen", f"{counts[name]} times", counts[name] > 0)
     for name in expect.unseen:
         yield Expected(name, "not seen", f"{counts[name]} times", not counts[name])
-
-
-LOSSES: Final = ("kill", "power_cut", "stop", "pause", "cut", "partition")
-
-
-def failovers(receipts: Sequence[Receipt], log: Sequence[Line]) -> tuple[Failover, ...]:
-    """Of every strike that took nodes away."""
-    struck = [each for each in receipts if each.verb in LOSSES and APPLIED in each.at_ms]
-    found: list[Failover] = []
-    for place, receipt in enumerate(struck):
-        at_ms, nodes = receipt.at_ms[APPLIED], receipt.places.nodes
-        later = [each.at_ms[APPLIED] for each in struck[place + 1 :]]
-        until_ms = later[0] if later else 1 << 62
-        lines = [line for line in log if at_ms <= line.at_ms < until_ms]
-        down = [each.at_ms for each in lines if each.event == "node down" and each.node in nodes]
-        moved = [each.at_ms for each in lines if each.event == "owner moved" and each.node in nodes]
-        again = [each.at_ms for each in lines if each.event == "redundant again"]
-        found.append(
-            Failover(
-                receipt.name, at_ms, nodes,
-                detected_ms=down[0] - at_ms if down else None,
-                taken_over_ms=_taken_over(moved, down, at_ms),
-                redundant_ms=again[0] - at_ms if again else None,
-                moved=len(moved),
-            )
-        )  # fmt: skip
-    return tuple(found)
-
-
-def _taken_over(moved: list[int], down: list[int], at_ms: int) -> int | None:
-    """By the last move of the first wave: what moves later goes home."""
-    wave = [ms for ms in moved if not down or ms <= down[0] + 100]
-    return max(wave) - at_ms if wave else None

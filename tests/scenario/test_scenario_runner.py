@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from base.errors import InvalidRequest
+from scenario.files.failovers import failovers
 from scenario.files.loader import scenario_of
 from scenario.files.models import Expect, Scenario
 from scenario.files.runner import (
@@ -31,7 +32,6 @@ from scenario.files.verdict import (
     OBJECTIVE,
     PASS,
     Figures,
-    failovers,
     judge,
 )
 from scenario.files.view import ClusterView, NodeNow, RegionNow, VolumeNow

@@ -117,6 +117,11 @@ def test_deliberate_bug_is_an_invariant_that_failed() -> None:
     assert any(each.code == INVARIANT and "I9" in each.reason for each in codes), codes
 
 
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # reports go to the working directory
+
+
 def scenario(*arguments: str) -> Any:
     return runner.invoke(scenario_app, [*arguments])
 
