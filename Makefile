@@ -15,7 +15,7 @@ SEED_BASE := $(or $(shell git log -1 --format=%ct -- '*.py' ':!tests' 2>/dev/nul
 SEEDS_1 ?= 2000
 SEEDS_2 ?= 200
 
-.PHONY: help demo test check simulate bench clean
+.PHONY: help demo test check simulate scenarios bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo 'make test    every gate and every test'
 	@echo 'make check   the static gates only: format, lint, types, imports'
 	@echo 'make simulate  seeds that nobody ran before, at both levels of the simulator; some minutes'
+	@echo 'make scenarios  the library of scenarios with 20 seeds each; some minutes'
 	@echo 'make bench   measure a running cluster beside other NBD servers; some minutes'
 	@echo 'make clean   remove what the above made, except the results of measurements'
 
@@ -51,6 +52,10 @@ simulate: $(VENV)/.installed-dev
 	$(BIN)/eightfold sim run --level 2 --seeds $$(($(SEED_BASE) * 10000))..$$(($(SEED_BASE) * 10000 + $(SEEDS_2) - 1)) \
 	  --set seconds=3
 	$(BIN)/eightfold sim mutants --quick
+
+# CI runs the first two seeds of each as part of `make test`; this is for the night.
+scenarios: $(VENV)/.installed-dev
+	EIGHTFOLD_SCENARIO_SEEDS=20 $(PYTEST) -n 2 -k library_passes tests/simulation/test_library.py
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m scenario.benchmark $(BENCH)

@@ -20,6 +20,7 @@ from scenario.files.verdict import (
 )
 from scenario.report import figures
 from scenario.report.palette import css, family
+from scenario.report.rules import rule_of
 
 LINES_MAX: Final = 400
 # Nothing is fetched and nothing runs when it is looked at.
@@ -194,8 +195,15 @@ def _why(result: Result) -> str:
     also = "".join(f"<li>{escape(each)}</li>" for each in lacking)
     before = "\n".join(f"{line.at_ms:7d}  {line.event}  {line.text}".rstrip()
                        for line in result.log[-12:])  # fmt: skip
+    rule = rule_of(text) if verdict.code == INVARIANT else ""
     return (
-        f"<h2>{escape(told)}</h2><pre>{escape(text)}</pre>"
+        f"<h2>{escape(told)}</h2>"
+        + (
+            f"<p>What has to be so: <strong>{escape(rule)}</strong>. It was not:</p>"
+            if rule
+            else ""
+        )
+        + f"<pre>{escape(text)}</pre>"
         + (f"<p>Without a receipt:</p><ul>{also}</ul>" if also else "")
         + (f"<p>The last events of the run:</p><pre>{escape(before)}</pre>" if before else "")
     )

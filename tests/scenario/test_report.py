@@ -22,7 +22,9 @@ from scenario.report.charts import draw
 from scenario.report.page import page
 from scenario.report.palette import COLOURS
 from scenario.report.record import decode, encode
+from scenario.report.rules import RULES, rule_of
 from tests.scenario.report_world import ALL_OF_IT, NOTES, answers, result, track
+from tests.tidy.tree import ROOT
 
 
 def test_failover_says_when_it_was_detected_fenced_taken_over_and_answered() -> None:
@@ -125,6 +127,15 @@ def test_page_of_a_broken_invariant_says_which_and_what_was_before() -> None:
     assert "An invariant did not hold" in text
     assert "The last events of the run" in text
     assert "a rule broke" in text
+    assert f"What has to be so: <strong>I1: {RULES['I1']}" in text
+
+
+def test_rules_are_told_as_the_documents_have_them() -> None:
+    text = (Path(ROOT) / "docs/internals/invariants.md").read_text(encoding="utf-8")
+    for name, means in RULES.items():
+        assert f"| {name} | {means} |" in text, name
+    assert rule_of("at 3 s I5 was broken") == f"I5: {RULES['I5']}"
+    assert rule_of("nothing of that kind: I99") == ""
 
 
 def test_page_of_an_inconclusive_run_names_the_fault_without_a_receipt() -> None:

@@ -15,7 +15,7 @@ from scenario.files.library import LIBRARY
 from scenario.files.loader import scenario_of
 from scenario.files.models import Scenario
 from scenario.files.one_run import perform
-from scenario.files.verdict import INCONCLUSIVE, INVARIANT, PASS, Result
+from scenario.files.verdict import ERROR, INCONCLUSIVE, INVARIANT, OBJECTIVE, PASS, Result
 from scenario.mutations import applied
 
 runner = CliRunner()
@@ -142,6 +142,45 @@ def test_run_prints_its_receipts_and_verdict_and_the_command_that_repeats_it(
     missed = scenario("run", str(path), "--quiet", "--seed", "7")
     assert missed.exit_code == 2
     assert f"eightfold scenario run {path} --on sim --seed 7" in missed.stdout
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(
+    ("steps", "more", "code"),
+    [
+        ("do: flap, from: n0, to: n1", "", PASS),
+        ("do: flap, from: n0, to: n1", "expect: {operations_min: 100000}\n", OBJECTIVE),
+        ("do: kill, target: joiner of vol0 region 0, for: 1s", "", INCONCLUSIVE),
+        ("do: kil", "", ERROR),
+    ],
+)
+def test_exit_code_is_that_of_the_verdict(steps: str, more: str, code: int, tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(f"{SMALL}timeline:\n  - {{at: 500ms, {steps}}}\n{more}")
+    assert scenario("run", str(path), "--quiet", "--no-report").exit_code == code
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.simulation
+def test_exit_code_of_a_broken_invariant_is_1_and_the_report_is_of_that_run() -> None:
+    options = ("--mutation", "read-without-lease", "--seeds", "3", "--quiet")
+    told = scenario("run", "paused-owner", *options)
+    assert told.exit_code == INVARIANT
+    assert "--mutation read-without-lease" in told.stdout
+    (made,) = Path("eightfold-reports").glob("*.html")
+    assert str(made) in told.stdout
+    assert "INVARIANT FAILED" in made.read_text()
+
+
+def test_mutation_that_there_is_not_or_that_a_world_cannot_have_is_refused() -> None:
+    there_is_not = scenario("run", "paused-owner", "--mutation", "read-without-leases")
+    assert there_is_not.exit_code == ERROR
+    assert "did you mean read-without-lease?" in there_is_not.stderr
+    elsewhere = scenario(
+        "run", "paused-owner", "--on", "processes", "--mutation", "read-without-lease"
+    )
+    assert elsewhere.exit_code == ERROR
+    assert "into sim only" in elsewhere.stderr
 
 
 def test_file_that_is_refused_is_an_error_with_exit_code_4(tmp_path: Path) -> None:
