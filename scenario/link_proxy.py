@@ -10,6 +10,9 @@ pair of nodes it knows two *ways*, one per direction, and does to each what it i
     delay   everything passes, in order, so many milliseconds later.
     reset   open connections end at once and new ones are refused.
 
+A fault can be given a name and a time to live: it *stands* until its time is over, which the relay
+keeps itself, or until it is lifted. Ways are what all faults that stand make of them together.
+
 A connection can only be made while both of its ways pass. Commands are JSON lines on standard
 input, each answered by one line. When the input closes the relay ends.
 """
@@ -39,6 +42,7 @@ HELD_BYTES_MAX: Final = 1 * MiB  # of one direction of one connection; then its 
 COMMAND_BYTES_MAX: Final = 64 * KiB
 CONNECT_S: Final = 5.0
 ACTIONS: Final = ("cut", "delay", "reset", "heal")
+STANDING: Final = ("cut", "reset")  # what can stand
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 
@@ -178,6 +182,15 @@ class _End(asyncio.Protocol):
             self._transport.abort()
 
 
+@dataclass(slots=True)
+class _Standing:
+    """A fault that stands: what it does, to which ways, and the end of its time."""
+
+    action: str
+    ways: list[tuple[int, int]]
+    timer: asyncio.TimerHandle
+
+
 class LinkProxy:
     """The relay: a listening port for each pair."""
 
@@ -188,6 +201,7 @@ class LinkProxy:
         self._pairs: dict[tuple[int, int], Pair] = {}
         self._by_way: dict[int, Pair] = {}
         self._servers: list[asyncio.Server] = []
+        self._standing: dict[int, _Standing] = {}
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         if not self.failed.done():
@@ -246,13 +260,7 @@ class LinkProxy:
         """
         if action not in ACTIONS:
             raise InvalidRequest(f"{action!r} is not one of {', '.join(ACTIONS)}")
-        chosen = []
-        for sender, receiver in ways:
-            pair = self._pairs.get((min(sender, receiver), max(sender, receiver)))
-            if pair is None:
-                raise InvalidRequest(f"there is no link from n{sender} to n{receiver}")
-            chosen.append((pair, pair.out if sender < receiver else pair.back))
-        for pair, way in chosen:
+        for pair, way in [self._way(*ends) for ends in ways]:
             if action == "reset":
                 pair.refusing = True
             else:
@@ -263,8 +271,52 @@ class LinkProxy:
                 )
             pair.changed()
 
+    def _way(self, sender: int, receiver: int) -> tuple[Pair, Way]:
+        pair = self._pairs.get((min(sender, receiver), max(sender, receiver)))
+        if pair is None:
+            raise InvalidRequest(f"there is no link from n{sender} to n{receiver}")
+        return pair, pair.out if sender < receiver else pair.back
+
+    def stand(self, name: int, action: str, ways: list[tuple[int, int]], for_ms: int) -> None:
+        """Cut or reset these ways until `lift`, and no longer than for_ms. InvalidRequest names
+        what is wrong, and then nothing was done. Not to be mixed with `command`."""
+        if action not in STANDING:
+            raise InvalidRequest(f"{action!r} is not one of {', '.join(STANDING)}")
+        if for_ms < 1:
+            raise InvalidRequest(f"a fault that stands has a time to live, not {for_ms} ms")
+        for ends in ways:
+            self._way(*ends)
+        self.lift(name)
+        timer = self.clock.call_later(for_ms / 1000, self.lift, name)
+        self._standing[name] = _Standing(action, list(ways), timer)
+        self._shape()
+
+    def lift(self, name: int) -> None:
+        """It stands no longer; nothing to do when its time was over before."""
+        standing = self._standing.pop(name, None)
+        if standing is not None:
+            standing.timer.cancel()
+            self._shape()
+
+    def _shape(self) -> None:
+        """Make of every way what stands: a reset of a pair outweighs a cut of a way."""
+        cut = {
+            ends for each in self._standing.values() if each.action == "cut" for ends in each.ways
+        }
+        reset = {
+            (min(ends), max(ends))
+            for each in self._standing.values() if each.action == "reset" for ends in each.ways
+        }  # fmt: skip
+        for (low, high), pair in self._pairs.items():
+            pair.refusing = (low, high) in reset
+            pair.out.set(cut=(low, high) in cut, delay_ns=pair.out.delay_ns)
+            pair.back.set(cut=(high, low) in cut, delay_ns=pair.back.delay_ns)
+            pair.changed()
+
     async def close(self) -> None:
         """End every connection and stop listening."""
+        for standing in self._standing.values():
+            standing.timer.cancel()
         for server in self._servers:
             server.close()
         for pair in self._pairs.values():
@@ -293,7 +345,13 @@ async def _obey(relay: LinkProxy, command: dict[str, Any]) -> dict[str, Any]:
             nodes = {int(node): (host, port) for node, host, port in command["nodes"]}
             ports = await relay.listen(nodes)
             return {"ports": [[low, high, port] for (low, high), port in ports.items()]}
+        if command["action"] == "lift":
+            relay.lift(int(command["name"]))
+            return {}
         ways = [(int(sender), int(receiver)) for sender, receiver in command["ways"]]
+        if "for_ms" in command:
+            relay.stand(int(command["name"]), command["action"], ways, int(command["for_ms"]))
+            return {}
         relay.command(command["action"], ways, int(command.get("delay_ms", 0)))
     except InvalidRequest as error:
         return {"refused": str(error)}

@@ -90,6 +90,15 @@ class Links:
         """Everything on these ways comes so much later."""
         self._ask(action="delay", ways=ways, delay_ms=delay_ms)
 
+    def stand(self, name: int, action: str, ways: Ways, for_ms: int) -> None:
+        """Cut or reset these ways until `lift`, and no longer than for_ms: the relay keeps the
+        time. Not to be mixed with the others."""
+        self._ask(action=action, name=name, ways=ways, for_ms=for_ms)
+
+    def lift(self, name: int) -> None:
+        """It stands no longer."""
+        self._ask(action="lift", name=name)
+
     def heal(self) -> None:
         """Every way passes again."""
         self._ask(action="heal", ways=both_ways(self._nodes, self._nodes))

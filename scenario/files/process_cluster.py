@@ -12,19 +12,20 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from admin.client import ClusterClient
 from admin.local import LocalCluster, LocalNode, node_pid, process_state, read_cluster, signal_node
-from admin.spawn import NodeProcesses, pause, start_alone, stop_nodes
+from admin.spawn import NodeProcesses, pause, stop_nodes
 from base.clock import RealClock
 from base.errors import LinkLost, NoSpace, RequestTimeout, StorageError
 from base.place import LOOPBACK
 from base.units import NS_PER_S, GiB, MiB
 from node.config import ClusterConfig, default_cluster, render
+from scenario.files.keeper import Keeper
 from scenario.files.models import Cluster
 from scenario.files.seen import Note, in_order, notes_of_log
 from scenario.files.view import (
@@ -93,8 +94,8 @@ class ProcessCluster:
         self._clock = RealClock()
         self._room = Path(tempfile.mkdtemp(prefix="eightfold-scenario-"))
         self._links: Links | None = None
+        self._keeper: Keeper | None = None
         self._processes: NodeProcesses | None = None
-        self._cut: dict[int, tuple[list[tuple[int, int]], str]] = {}  # by strike: (ways, action)
         self._last: ClusterView | None = None
         self._volumes: list[str] = []
         self.cluster: LocalCluster
@@ -116,6 +117,7 @@ class ProcessCluster:
         directory = self._room / "data"
         self._processes = NodeProcesses(directory, config_file=path)
         numbers = self._processes.wait_prepared()
+        self._keeper = Keeper(directory, self._room)
         self.cluster = read_cluster(directory)
         self.client = ClusterClient(self.cluster, ANSWER_S)
         self.operator = ClusterClient(self.cluster, CHANGE_S)
@@ -125,6 +127,8 @@ class ProcessCluster:
 
     def close(self) -> None:
         """Stop everything, also what was paused, and forget the directory."""
+        if self._keeper is not None:
+            self._keeper.close()
         if hasattr(self, "cluster"):
             for node in self.cluster.nodes:
                 if node_pid(node) is not None and self._state(node) == PAUSED:
@@ -275,29 +279,25 @@ class ProcessCluster:
         """NotFound: it does not run."""
         signal_node(self.node(number), which)
 
-    def start_node(self, number: int) -> None:
-        """Again, on what its last life left. LinkLost: it ended at once."""
-        start_alone(self.cluster, self.node(number))
+    def lease(self, strike: int, kind: str, nodes: Iterable[int], for_ms: int) -> None:
+        """Before a fault of processes strikes: it will be over after that time, whatever becomes of
+        this process. kind: of `keeper`, what ends it."""
+        if self._keeper is None:
+            raise LinkLost("the cluster has not been started")
+        self._keeper.lease(strike, kind, nodes, for_ms)
 
-    def cut(self, strike: int, ways: list[tuple[int, int]], *, reset: bool) -> None:
-        """Nothing passes on these ways until `mend`."""
-        self._cut[strike] = (ways, "reset" if reset else "cut")
-        self._shape()
+    def end_lease(self, strike: int) -> None:
+        """Its time is over now."""
+        if self._keeper is not None:
+            self._keeper.end(strike)
+
+    def cut(self, strike: int, ways: list[tuple[int, int]], for_ms: int, *, reset: bool) -> None:
+        """Nothing passes on these ways until `mend`, and no longer than for_ms."""
+        if self._links is None:
+            raise LinkLost("the cluster has not been started")
+        self._links.stand(strike, "reset" if reset else "cut", ways, for_ms)
 
     def mend(self, strike: int) -> None:
         """These ways pass, unless another strike has cut them too."""
-        self._cut.pop(strike, None)
-        self._shape()
-
-    def _shape(self) -> None:
-        """Links are what all strikes together make of them: cuts, and over them resets."""
-        if self._links is None:
-            raise LinkLost("the cluster has not been started")
-        self._links.heal()
-        for action in ("cut", "reset"):
-            for ways, how in self._cut.values():
-                for sender, receiver in ways if how == action else ():
-                    if action == "cut":
-                        self._links.cut_one_way(sender, [receiver])
-                    else:
-                        self._links.reset(sender, receiver)
+        if self._links is not None:
+            self._links.lift(strike)

@@ -1,8 +1,9 @@
 """shell: the world `processes`: node processes of this machine, attached hosts, real time.
 
 The runner and all that it asks for run in a thread, since looking at a cluster blocks; hosts run on
-the loop. Whatever happens, nodes are stopped and their directory is removed at the end; what a
-runner that dies leaves behind ends with the process that started the nodes.
+the loop. Whatever happens, nodes are stopped and their directory is removed at the end. Faults end
+by themselves when their time is over: the relay keeps that of links, a keeper that of processes. A
+runner that dies takes its cluster with it (`scenario.files.keeper`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scenario.checkers import check_history
 from scenario.cluster_host import Sweep
 from scenario.faults import severed
 from scenario.files import receipts as rc
+from scenario.files.keeper import RESUME, START
 from scenario.files.models import Scenario, Workload
 from scenario.files.process_cluster import REGION_BYTES, ProcessCluster
 from scenario.files.runner import (
@@ -323,10 +325,12 @@ class ProcessWorld:
             case "kill" | "stop":
                 which = signal.SIGKILL if strike.step.do == "kill" else signal.SIGTERM
                 pids = {node: cluster.pid(node) for node in nodes}
+                cluster.lease(strike.number, START, nodes, strike.step.for_ms)
                 for node in nodes:
                     cluster.signal(node, which)
                 return _Standing(strike, lambda: self._gone(pids), lambda: self._back(pids))
             case "pause":
+                cluster.lease(strike.number, RESUME, nodes, strike.step.for_ms)
                 for node in nodes:
                     cluster.signal(node, signal.SIGSTOP)
                 return _Standing(
@@ -338,7 +342,7 @@ class ProcessWorld:
                 )  # fmt: skip
         ways = self._ways(strike)
         reset = getattr(strike.step, "behaviour", "") == "reset"
-        cluster.cut(strike.number, ways, reset=reset)
+        cluster.cut(strike.number, ways, strike.step.for_ms, reset=reset)
         return _Standing(strike, lambda: self._deaf(ways), lambda: self._heard(ways))
 
     def _ways(self, strike: Strike) -> list[tuple[int, int]]:
@@ -374,19 +378,16 @@ class ProcessWorld:
         return "every receiver hears its sender again" if heard else ""
 
     def _mend(self, number: int) -> None:
-        """Its time is over."""
+        """Its time is over. The keeper and the relay know that themselves, unless it is early."""
         standing = self._standing.get(number)
         if standing is None or standing.mended:
             return
         standing.mended = True
         try:
-            for node in standing.strike.places.nodes:
-                if standing.strike.step.do in ("kill", "stop"):
-                    self._cluster.start_node(node)
-                elif standing.strike.step.do == "pause":
-                    self._cluster.signal(node, signal.SIGCONT)
             if standing.strike.step.do in ("cut", "partition"):
                 self._cluster.mend(number)
+            else:
+                self._cluster.end_lease(number)
         except StorageError as error:
             self._runner.step(Failed(self._now_ms(), number, f"it was not healed: {error}"))
 

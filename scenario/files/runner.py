@@ -357,10 +357,11 @@ class Runner:
     # ------------------------------------------------------------------ the end
 
     def _end(self, tick: Tick) -> list[RunnerAction]:
-        """Once its time is over and nothing stands: no load, and then no more."""
-        open_still = [receipt for receipt in self.receipts if receipt.open]
+        """Once its time is over, nothing stands and no step is due: no load, and then no more."""
+        open_still = any(receipt.open for receipt in self.receipts)
+        due_still = any(each.due_ms is not None and not each.over for each in self._waiting)
         if not self._stopped:
-            if tick.at_ms < self.scenario.lasts_ms or open_still:
+            if tick.at_ms < self.scenario.lasts_ms or open_still or due_still:
                 return []
             self._stopped, self._stopped_ms = True, tick.at_ms
             return [StopLoad(), *self._settled(tick)]

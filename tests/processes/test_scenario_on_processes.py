@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from admin.local import process_state
+from admin.spawn import pause
 from scenario.files.library import find
 from scenario.files.loader import read, scenario_of
 from scenario.files.models import Scenario
@@ -52,7 +57,7 @@ def test_injector_that_does_nothing_makes_the_run_inconclusive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ProcessCluster, "signal", lambda *_: None)
-    monkeypatch.setattr(ProcessCluster, "start_node", lambda *_: None)
+    monkeypatch.setattr(ProcessCluster, "lease", lambda *_: None)
     monkeypatch.setattr("scenario.files.runner.HEAL_MS_MAX", 1000)
     asked = small("at: 500ms, do: kill, target: a random node, for: 500ms", lasts="3s")
     result = perform(asked, on="processes", seed=1)
@@ -60,14 +65,13 @@ def test_injector_that_does_nothing_makes_the_run_inconclusive(
     assert "was not observed" in result.verdict.reason
 
 
-def test_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+def started(tmp_path: Path, text: str) -> subprocess.Popen[str]:
+    """A run that has got so far that a fault is seen."""
     path = tmp_path / "small.yaml"
-    path.write_text(
-        f"{SMALL}lasts: 60s\ntimeline: [{{at: 500ms, do: pause, target: n1, for: 50s}}]\n"
-    )
+    path.write_text(text)
     command = [sys.executable, "-c", "from scenario.command import main; main()", "scenario"]
     run = subprocess.Popen(
-        [*command, "run", str(path), "--on", "processes"],
+        [*command, "run", str(path), "--on", "processes", "--no-report"],
         env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -75,17 +79,63 @@ def test_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert run.stdout is not None
     for line in run.stdout:
         if "fault observed" in line:
-            break
+            return run
+    raise AssertionError(f"no fault was observed: {run.wait(60)}")
+
+
+def nodes_of(tmp_path: Path) -> dict[int, int]:
+    """The processes of nodes of a cluster below that directory, and what else works for it: pid by
+    number of its node, or 100 and more for others."""
+    found: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            continue
+        if any(str(tmp_path) in word for word in words) and "run" not in words:
+            found[100 + len(found)] = int(path.name)
+    for path in tmp_path.glob("eightfold-scenario-*/data/n*/pid"):
+        found[int(path.parent.name[1:])] = json.loads(path.read_text())["pid"]
+    return found
+
+
+def becomes(condition: Callable[[], bool], seconds: float = 40) -> bool:
+    for _ in range(int(seconds / 0.1)):
+        if condition():
+            return True
+        pause(0.1)
+    return condition()
+
+
+def test_interrupted_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = started(
+        tmp_path, f"{SMALL}lasts: 60s\ntimeline: [{{at: 500ms, do: pause, target: n1, for: 50s}}]\n"
+    )
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
+    assert run.stdout is not None
     run.stdout.close()
     assert list(tmp_path.glob("eightfold-scenario-*")) == []
-    left = [
-        path.name
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(tmp_path) in path.read_text(errors="replace") and "node" in path.read_text()
-    ]
-    assert left == []
+    assert nodes_of(tmp_path) == {}
+
+
+def test_fault_ends_with_its_time_while_the_runner_sleeps_and_all_ends_when_it_dies(
+    tmp_path: Path,
+) -> None:
+    run = started(
+        tmp_path, f"{SMALL}lasts: 60s\ntimeline: [{{at: 500ms, do: pause, target: n1, for: 3s}}]\n"
+    )
+    run.send_signal(signal.SIGSTOP)
+    pid = nodes_of(tmp_path)[1]
+    assert process_state(pid) == "T"
+    assert becomes(lambda: process_state(pid) != "T")
+    os.kill(pid, signal.SIGSTOP)  # and whoever is paused when the runner dies
+    run.kill()
+    run.wait(60)
+    assert run.stdout is not None
+    run.stdout.close()
+    assert becomes(lambda: not list(tmp_path.glob("eightfold-scenario-*")))
+    assert becomes(lambda: nodes_of(tmp_path) == {})
 
 
 @pytest.mark.parametrize("name", ["owner-killed", "split-brain-five-three"])

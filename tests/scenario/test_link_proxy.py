@@ -192,3 +192,54 @@ def test_command_that_names_no_link_or_action_is_refused(
 
 def test_both_ways_names_each_direction_once() -> None:
     assert sorted(both_ways([0, 1], [0, 1, 2])) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+
+
+def test_fault_that_stands_is_over_when_its_time_is_whoever_asked_for_it() -> None:
+    async def story(world: Wired) -> None:
+        near, far = await world.linked()
+        world.relay.stand(1, "cut", both_ways([DIALER], [LISTENER]), 50)
+        await says(near, far, b"late")
+        close(near, far)
+
+    wired(story)
+
+
+def test_reset_that_stands_refuses_until_it_is_lifted() -> None:
+    async def story(world: Wired) -> None:
+        near, far = await world.linked()
+        world.relay.stand(1, "reset", both_ways([DIALER], [LISTENER]), 60_000)
+        with pytest.raises(ConnectionResetError):
+            await near[0].read()
+        world.relay.lift(1)
+        again, other = await world.linked()
+        await says(again, other, b"again")
+        close(near, far, again, other)
+
+    wired(story)
+
+
+def test_way_stays_cut_while_one_of_two_faults_still_stands() -> None:
+    async def story(world: Wired) -> None:
+        near, far = await world.linked()
+        world.relay.stand(1, "cut", [(DIALER, LISTENER)], 60_000)
+        world.relay.stand(2, "cut", both_ways([DIALER], [LISTENER]), 60_000)
+        world.relay.lift(2)
+        await says(far, near, b"the other way passes")
+        near[1].write(b"held")
+        world.relay.lift(1)
+        assert await far[0].readexactly(4) == b"held"
+        close(near, far)
+
+    wired(story)
+
+
+def test_fault_that_stands_without_end_or_on_no_link_is_refused() -> None:
+    async def story(world: Wired) -> None:
+        with pytest.raises(InvalidRequest, match="a time to live, not 0 ms"):
+            world.relay.stand(1, "cut", [(DIALER, LISTENER)], 0)
+        with pytest.raises(InvalidRequest, match="no link from n0 to n7"):
+            world.relay.stand(1, "cut", [(DIALER, 7)], 10)
+        with pytest.raises(InvalidRequest, match="'delay' is not one of cut, reset"):
+            world.relay.stand(1, "delay", [(DIALER, LISTENER)], 10)
+
+    wired(story)

@@ -139,6 +139,16 @@ def test_step_follows_the_nth_event_of_the_cluster_and_no_other() -> None:
     assert [ms for ms, _ in run.strikes()] == [2100]
 
 
+def test_step_whose_trigger_came_late_is_waited_for() -> None:
+    late = scenario(
+        f"name: a, at: 9s, {KILL}",
+        "after: a healed, wait: 5s, do: pause, target: n1, for: 1s",
+        "every: 4s, do: flap, from: n0, to: n1",
+    )
+    run = Run(late).until(30_000)
+    assert run.strikes()[-2:] == [(9000, "kill"), (15_000, "pause")]
+
+
 def test_step_waits_until_its_condition_holds() -> None:
     run = Run(scenario(f"when: 500 operations, {KILL}", "when: not redundant, do: rebalance"))
     run.until(1000)
