@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from admin import output
 from admin.cli import app
 from base.errors import StorageError
+from scenario.demos import demo_app
 
 GROUPS: Final = {  # name: (module, attribute, help)
     "sim": (
@@ -53,6 +54,7 @@ def command() -> TyperGroup:
     """All of `eightfold`."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
+    group.commands["demo"] = typer.main.get_command(demo_app)  # the same, and stories
     for name, (_, _, text) in GROUPS.items():
         group.commands[name] = _Later(name=name, help=text, no_args_is_help=True)
     return group

@@ -54,6 +54,7 @@ from scenario.workload import Host, HostConfig
 from transport.mesh import MeshClient, MeshClientConfig
 
 LOOK_S: Final = 0.05
+SIGNALLED_S: Final = 1.0
 ANSWERED_S: Final = 90
 WHOLE_S: Final = 90
 
@@ -333,6 +334,8 @@ class ProcessWorld:
                 cluster.lease(strike.number, RESUME, nodes, strike.step.for_ms)
                 for node in nodes:
                     cluster.signal(node, signal.SIGSTOP)
+                # To be seen now: the next look may come after the end of its time.
+                self._wait(lambda: all(cluster.state(n) == PAUSED for n in nodes))
                 return _Standing(
                     strike,
                     lambda: _said(f"n{n} is in state T" for n in nodes)
@@ -344,6 +347,12 @@ class ProcessWorld:
         reset = getattr(strike.step, "behaviour", "") == "reset"
         cluster.cut(strike.number, ways, strike.step.for_ms, reset=reset)
         return _Standing(strike, lambda: self._deaf(ways), lambda: self._heard(ways))
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Until it is so, or SIGNALLED_S have passed: then the receipt will say so."""
+        until_ns = self._clock.now_ns() + int(SIGNALLED_S * NS_PER_S)
+        while not condition() and self._clock.now_ns() < until_ns:
+            pause(0.005)
 
     def _ways(self, strike: Strike) -> list[tuple[int, int]]:
         """(sender, receiver) of all that is cut."""

@@ -9,6 +9,7 @@ import typer
 
 from admin.cli import app
 from scenario.cli import sim_app
+from scenario.demos import demo_app
 from scenario.files.commands import scenario_app
 
 
@@ -16,6 +17,7 @@ def commands() -> Iterator[tuple[str, typer.core.TyperCommand | typer.core.Typer
     waiting = [("eightfold", typer.main.get_command(app))]
     waiting.append(("eightfold sim", typer.main.get_command(sim_app)))
     waiting.append(("eightfold scenario", typer.main.get_command(scenario_app)))
+    waiting.append(("eightfold demo", typer.main.get_command(demo_app)))
     while waiting:
         name, command = waiting.pop()
         yield name, command
