@@ -106,6 +106,8 @@ class Catalog:
         self.snapshots = Snapshots()
         self.rebalancing = False  # an operator wants copies and owners to go home
         self._lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX
+        self.up_mask = 0  # a bit for each node that is up
+        self._up: tuple[int, ...] = ()  # the same, ascending
         # Version at which each pair was last cut; symmetric.
         self._cuts: NDArray[np.uint64] = np.zeros((NODES_MAX, NODES_MAX), dtype=np.uint64)
         self._pins: dict[int, Pins] = {}
@@ -230,7 +232,7 @@ class Catalog:
             manager.add_node(node, inventory)
         elif entry.blank:
             manager.replace_inventory(node, inventory, index, accept_loss=True)
-        self._lives[node] = NodeState(Liveness.UP, entry.incarnation)
+        self._set_life(node, NodeState(Liveness.UP, entry.incarnation))
         effects: list[Effect] = [NodeChanged(node)]
         counts = {"changed": 0, "reduced": 0, "returned": 0, "lost": 0}
         for volume, change, emptied in changes:
@@ -249,7 +251,7 @@ class Catalog:
             (volume, rules.node_down(volume.table, node, up, self._order_of(volume)))
             for volume in self.volume_manager.list_volumes()
         ]
-        self._lives[node] = NodeState(Liveness.DOWN, entry.incarnation)
+        self._set_life(node, NodeState(Liveness.DOWN, entry.incarnation))
         effects: list[Effect] = [NodeChanged(node)]
         counts = {"changed": 0, "offline": 0}
         for volume, change in changes:
@@ -275,6 +277,14 @@ class Catalog:
             self._write(volume, change, index)
             _note(effects, counts, volume, change.regions, change)
         return counts, effects
+
+    def _set_life(self, node: int, state: NodeState) -> None:
+        self._lives[node] = state
+        self._count_up()
+
+    def _count_up(self) -> None:
+        self._up = tuple(n for n in self.nodes if self._lives[n].liveness is Liveness.UP)
+        self.up_mask = sum(1 << n for n in self._up)
 
     def _require_up(self, node: int, incarnation: int) -> None:
         state = self._lives[node]
@@ -513,14 +523,9 @@ class Catalog:
         """Liveness and incarnation by this version of the catalog."""
         return self._lives[node]
 
-    @property
-    def up_mask(self) -> int:
-        """A bit for each node that is up."""
-        return sum(1 << node for node in self.nodes if self._lives[node].liveness is Liveness.UP)
-
     def up_nodes(self) -> tuple[int, ...]:
         """Nodes that are up, ascending."""
-        return tuple(n for n in self.nodes if self._lives[n].liveness is Liveness.UP)
+        return self._up
 
     def cut_version(self, first: int, second: int) -> int:
         """Version at which the pair was last cut; 0: never."""
@@ -624,13 +629,16 @@ class Catalog:
             catalog._cuts = matrix.reshape(NODES_MAX, NODES_MAX)
             if len(catalog._lives) != NODES_MAX or len(catalog.domains) != NODES_MAX:
                 raise ValueError(f"{NODES_MAX} nodes are wanted")
+            catalog._count_up()
             catalog.volume_manager = VolumeManager.from_bytes(volumes)
             catalog.rebalancing = rebalancing
             catalog.snapshots = Snapshots.from_plain(snapshots)
             catalog._pins = {number: Pins(owner, other) for number, owner, other in pins}
             for number, region, *loss in losses:
                 catalog._losses.setdefault(number, {})[region] = Loss(*loss)
-        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        except (
+            ValueError, TypeError, IndexError, RecursionError, msgpack.UnpackException,
+        ) as error:  # fmt: skip
             raise InvalidRequest(f"catalog snapshot: {error}") from None
         return catalog
 

@@ -128,6 +128,7 @@ class PeerAlive:
 
 
 _ALIVE = PeerState.ALIVE  # looked up once: each beacon asks for it
+_BEACON_DUE: Final = BeaconDue()
 MembershipEffect = BeaconDue | PeerSuspected | PeerAlive
 
 
@@ -149,24 +150,22 @@ class Membership:
         "_config",
         "_last_tick_ns",
         "_listening_ns",
-        "_next_ns",
         "_peers",
         "_started_ns",
+        "_suspect_ns",
+        "next_wake_ns",
     )
 
     def __init__(self, *, peers: Iterable[NodeId], config: MembershipConfig, now_ns: int) -> None:
         self._config = config
+        self._suspect_ns = config.suspect_after_ms * NS_PER_MS
         self._started_ns = now_ns
         self._last_tick_ns = now_ns
         self._beacon_ns = now_ns
-        self._next_ns = now_ns
+        # When the next Tick is wanted; never later than one beacon interval.
+        self.next_wake_ns = now_ns
         self._listening_ns = now_ns  # no link that breaks before then is held against a peer
         self._peers = {peer: _Peer(quiet_since_ns=now_ns) for peer in sorted(peers)}
-
-    @property
-    def next_wake_ns(self) -> int:
-        """When the next Tick is wanted; never later than one beacon interval."""
-        return self._next_ns
 
     def step(self, now_ns: int, event: MembershipEvent) -> list[MembershipEffect]:
         """Take one event. now_ns: monotonic. Events about other nodes than peers change nothing."""
@@ -203,7 +202,7 @@ class Membership:
             or peer.state is not _ALIVE
             or peer.broken_ns != _NEVER
             or peer.down_incarnation >= incarnation
-            or now_ns > self._next_ns
+            or now_ns > self.next_wake_ns
         ):
             return False
         peer.quiet_since_ns = now_ns
@@ -218,25 +217,32 @@ class Membership:
     # ------------------------------------------------------------ events
 
     def _on_tick(self, now_ns: int) -> list[MembershipEffect]:
-        if now_ns < self._next_ns:
+        if now_ns < self.next_wake_ns:
             return []
-        config = self._config
         self._last_tick_ns = now_ns
         effects: list[MembershipEffect] = []
         if now_ns >= self._beacon_ns:
             # At whole multiples of the interval: nodes that share a clock beacon together, so that
             # a node wakes once for seven beacons and not seven times.
-            interval_ns = config.beacon_ms * NS_PER_MS
+            interval_ns = self._config.beacon_ms * NS_PER_MS
             self._beacon_ns = (now_ns // interval_ns + 1) * interval_ns
-            effects.append(BeaconDue())
+            effects.append(_BEACON_DUE)
+        wake_ns = self._beacon_ns
         for node, peer in self._peers.items():
-            if now_ns >= self._due_ns(peer):
+            if peer.state is _ALIVE and peer.broken_ns == _NEVER:
+                due_ns = peer.quiet_since_ns + self._suspect_ns  # `_due_ns` of nearly every peer
+            else:
+                due_ns = self._due_ns(peer)
+            if now_ns >= due_ns:
                 self._judge(now_ns, node, peer, effects)
-        self._plan()
+                due_ns = self._due_ns(peer)
+            if due_ns < wake_ns:
+                wake_ns = due_ns
+        self.next_wake_ns = max(wake_ns, now_ns)
         return effects
 
     def _notice_lateness(self, now_ns: int) -> None:
-        late_ns = now_ns - self._next_ns
+        late_ns = now_ns - self.next_wake_ns
         if late_ns <= 0:
             return
         config = self._config
@@ -247,21 +253,13 @@ class Membership:
         for peer in self._peers.values():
             peer.quiet_since_ns = min(now_ns, peer.quiet_since_ns + late_ns)
         self._listening_ns = now_ns + config.suspect_after_ms * NS_PER_MS
-        self._next_ns = now_ns
-
-    def _plan(self) -> None:
-        wake_ns = self._beacon_ns
-        for peer in self._peers.values():
-            due_ns = self._due_ns(peer)
-            if due_ns < wake_ns:
-                wake_ns = due_ns
-        self._next_ns = max(wake_ns, self._last_tick_ns)
+        self.next_wake_ns = now_ns
 
     def _due_ns(self, peer: _Peer) -> int:
         """When the peer is to be suspected (again) if nothing is heard of it."""
         config = self._config
         state = peer.state
-        due_ns = peer.quiet_since_ns + config.suspect_after_ms * NS_PER_MS
+        due_ns = peer.quiet_since_ns + self._suspect_ns
         if state is _ALIVE and peer.broken_ns == _NEVER:
             return due_ns
         if state is PeerState.DOWN:
@@ -305,7 +303,7 @@ class Membership:
         effects: list[MembershipEffect] = []
         if peer.state is PeerState.ALIVE:
             self._judge(now_ns, node, peer, effects)
-            self._next_ns = min(self._next_ns, max(now_ns, self._due_ns(peer)))
+            self.next_wake_ns = min(self.next_wake_ns, max(now_ns, self._due_ns(peer)))
         return effects
 
     def _set_peers(self, now_ns: int, peers: tuple[NodeId, ...]) -> None:

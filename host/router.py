@@ -224,8 +224,9 @@ class Router:
         record = piece.record
         owner = self._ways.owner_of(record.volume, record.region)
         if owner != piece.owner:
-            self._release(piece)
-        piece.owner = owner
+            if piece.claimed != NOBODY or piece.ticket:
+                self._release(piece)
+            piece.owner = owner
         if owner == self._self_id:
             piece.sent = True
             self._ways.local(piece)
@@ -239,7 +240,8 @@ class Router:
         if piece.claimed == owner:
             self._out.setdefault(owner, []).append(piece)
             return
-        self._release(piece)
+        if piece.claimed != NOBODY or piece.ticket:
+            self._release(piece)
         permits = self._permits.get(owner)
         if permits is None:
             permits = self._permits[owner] = Permits(self._requests_max, self._bytes_max)
@@ -301,6 +303,11 @@ class Router:
     ) -> None:
         taken = self._ways.send(owner, HostBatch(len(pieces), tuple(buffers)))
         self.sent(owner, pieces, taken, now_ns)
+
+    @property
+    def has_out(self) -> bool:
+        """This turn has collected something."""
+        return bool(self._out)
 
     def take_out(self) -> dict[int, list[Piece]]:
         """What this turn collected, by owner, for a caller that sends in a way of its own."""

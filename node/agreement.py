@@ -29,15 +29,12 @@ class Agreement:
     def __init__(self, core: NodeCore, effects: list[NodeEffect], first_token: int) -> None:
         self._core = core
         self._proposals = Proposals(effects, first_token)
+        self.pending = self._proposals.pending  # what is not answered yet
         self._tokens = first_token
         self._raft_events: deque[rt.RaftEvent] = deque()
         self._in_raft = False
         self._raft_tokens: dict[int, tuple[int, int]] = {}  # token -> (peer or self, request)
         self.applied: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        """Proposals that are not answered yet."""
-        return len(self._proposals)
 
     def tick(self, now_ns: int) -> None:
         """Time has passed."""

@@ -253,14 +253,15 @@ class NodeCore:
         self.joins.propose_admissions(now_ns)
         if self.active and (self.joins.wanted or self.joins.running):
             self.joins.drive(now_ns)
-        if self.raft.is_leader and now_ns >= self._next_leader_ns:
+        if now_ns >= self._next_leader_ns and self.raft.is_leader:
             self._next_leader_ns = now_ns + LEADER_NS
             self.duties.tick(now_ns)
         if not self.active:
             own_life.report(self, now_ns)
-        if self.gates:
+        if self.catalog.snapshots.cuts:
             self.gates.tick(now_ns)
-        self.agreement.retry(now_ns)
+        if self.agreement.pending:
+            self.agreement.retry(now_ns)
 
     def next_tick_ns(self, now_ns: int) -> int:
         """When `tick` has something to do at the latest."""
@@ -272,18 +273,20 @@ class NodeCore:
             due = other
         if self.leader_id == self.self_id and self._next_leader_ns < due:
             due = self._next_leader_ns
-        if (
+        busy_ns = now_ns + BUSY_TICK_NS
+        if due > busy_ns and (
             self.commit_dirty
             or self.opening
             or self.waiting
-            or self.joins.busy
-            or self.gates
+            or self.catalog.snapshots.cuts
             or not self.active
-            or len(self.agreement)
+            or self.joins.busy
+            or self.agreement.pending
         ):
-            due = min(due, now_ns + BUSY_TICK_NS)
-        for copy in self.opening:  # one whose time has come waits for a commit
-            due = min(due, copy.open_at_ns) if copy.open_at_ns > now_ns else due
+            due = busy_ns
+        if self.opening:
+            for copy in self.opening:  # one whose time has come waits for a commit
+                due = min(due, copy.open_at_ns) if copy.open_at_ns > now_ns else due
         return due if due > now_ns else now_ns
 
     def raft_persisted(self, number: int, now_ns: int) -> None:

@@ -21,7 +21,7 @@ from cluster.membership import (
     MembershipEffect,
     PeerSuspected,
 )
-from node.effects import Note, Send
+from node.effects import Note, Send, SendBeacons
 from transport import messages as wire
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ class Detection:
 
     def tick(self, now_ns: int) -> None:
         """Time has passed."""
-        for effect in self._core.membership.step(now_ns, TICK):
-            self.perform(effect, now_ns)
+        membership = self._core.membership
+        if now_ns >= membership.next_wake_ns:
+            for effect in membership.step(now_ns, TICK):
+                self.perform(effect, now_ns)
         if self._suspects and now_ns >= self._next_report_ns:
             self.send_reports(now_ns)
 
@@ -91,10 +93,13 @@ class Detection:
         core = self._core
         if isinstance(effect, BeaconDue):
             if not core.io_health.stuck:
-                leases, effects, version = core.leases, core.effects, core.catalog.version
-                for node in sorted(self.links):
-                    if self.links[node]:
-                        effects.append(Send(node, leases.beacon(node, now_ns, version)))
+                beacon, version = core.leases.beacon, core.catalog.version
+                beacons = [
+                    (node, beacon(node, now_ns, version))
+                    for node, session in sorted(self.links.items())
+                    if session
+                ]
+                core.effects.append(SendBeacons(beacons))
             return
         peer = int(effect.peer)
         if isinstance(effect, PeerSuspected):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import StorageError
 from node.roles import BY_DELTA
-from transport.messages import TransferBegin
+from transport.messages import Beacon, TransferBegin
 from transport.operation import Record
 
 if TYPE_CHECKING:
@@ -127,6 +127,15 @@ class Send:
     def __init__(self, peer: int, message: object) -> None:
         self.peer = peer
         self.message = message
+
+
+class SendBeacons:
+    """Send to each of these nodes its own beacon: one effect, since most messages are beacons."""
+
+    __slots__ = ("beacons",)
+
+    def __init__(self, beacons: list[tuple[int, Beacon]]) -> None:
+        self.beacons = beacons  # (peer, beacon)
 
 
 class SendPosition:
@@ -302,6 +311,7 @@ class Note:
 
 NodeEffect = (
     Effect
+    | SendBeacons
     | RecoverStore
     | OpenRegion
     | CloseRegion

@@ -50,15 +50,16 @@ class Failback:
         """live: bits of the nodes that may get copies. quiet: nobody is accused. avoid: by owner,
         bits of the nodes that it cannot reach."""
         catalog = self._core.catalog
+        up = catalog.up_mask
         for node in catalog.nodes:
-            if catalog.up_mask >> node & 1:
+            if up >> node & 1:
                 self._down_since_ns.pop(node, None)
             else:
                 self._down_since_ns.setdefault(node, now_ns)
         if now_ns < self._round_ns:
             return
         self._round_ns = now_ns + ROUND_NS
-        nodes = (live, catalog.up_mask)
+        nodes = (live, up)
         if nodes != self._nodes or not quiet or not is_whole(catalog):
             self._nodes = nodes
             self._calm_ns = now_ns

@@ -123,6 +123,7 @@ class IoPath:
             fx.SyncRecord: self._on_sync_record,
             fx.Truncate: self._on_truncate,
             fx.Send: self._on_send,
+            fx.SendBeacons: self._on_send_beacons,
             fx.SendBegin: self._on_send_begin,
             fx.SendPosition: self._on_send_position,
             fx.CopyPages: self._on_copy_pages,
@@ -625,6 +626,10 @@ class IoPath:
 
     def _on_send(self, effect: fx.Send) -> None:
         self.bus.send(effect.peer, effect.message)
+
+    def _on_send_beacons(self, effect: fx.SendBeacons) -> None:
+        for peer, beacon in effect.beacons:
+            self.bus.send(peer, beacon)
 
     def _on_send_begin(self, effect: fx.SendBegin) -> None:
         self._send_collected()

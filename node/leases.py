@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from transport.messages import Beacon
 
-SENT_MAX = 64  # beacons whose send time is remembered per peer: 5 s at 80 ms
+SENT_MAX = 128  # beacons whose send time is remembered per peer: 10 s at 80 ms
+FORGOTTEN = 64  # of those at a time
 _NOTHING_HEARD = (0, 0, 0, False)
 
 
@@ -65,7 +66,8 @@ class LeaseTable:
             sent = self._sent_ns[peer] = {}
         sent[own] = now_ns
         if len(sent) > SENT_MAX:
-            del sent[next(iter(sent))]
+            for oldest in list(sent)[:FORGOTTEN]:
+                del sent[oldest]
         incarnation, number, version, acknowledged = self._heard.get(peer, _NOTHING_HEARD)
         lease = (
             self.granting

@@ -38,11 +38,11 @@ class Proposals:
     def __init__(self, effects: list[NodeEffect], first_request: int) -> None:
         self._effects = effects
         self._next = first_request
-        self._pending: dict[int, Pending] = {}
+        self.pending: dict[int, Pending] = {}  # not answered yet
         self.local: list[tuple[int, bytes]] = []
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self.pending)
 
     def propose(
         self,
@@ -56,7 +56,7 @@ class Proposals:
         repeatable: bool,
     ) -> None:
         """Start one. Its Answer comes exactly once."""
-        if len(self._pending) >= PENDING_MAX:
+        if len(self.pending) >= PENDING_MAX:
             self._effects.append(
                 Answer(token, NoQuorum("too many proposals wait already"), 0, None)
             )
@@ -64,7 +64,7 @@ class Proposals:
         request = self._next
         self._next += 1
         pending = Pending(token, entry, deadline_ns, 0, False, repeatable)
-        self._pending[request] = pending
+        self.pending[request] = pending
         self._send(request, pending, now_ns, leader, self_id)
 
     def _send(self, request: int, pending: Pending, now_ns: int, leader: int, self_id: int) -> None:
@@ -79,11 +79,11 @@ class Proposals:
 
     def answered(self, reply: ProposeReply, error: StorageError | None, result: object) -> None:
         """An answer from the leader, local or remote."""
-        pending = self._pending.get(reply.request)
+        pending = self.pending.get(reply.request)
         if pending is None:
             return
         if reply.outcome in (APPLIED, REFUSED):
-            del self._pending[reply.request]
+            del self.pending[reply.request]
             self._effects.append(Answer(pending.token, error, reply.index, result))
         elif reply.outcome == NOT_LEADER:
             pending.maybe_taken = False
@@ -91,10 +91,10 @@ class Proposals:
 
     def tick(self, now_ns: int, leader: int, self_id: int) -> None:
         """Send again what may be sent again; give up what is too old."""
-        for request in list(self._pending):
-            pending = self._pending[request]
+        for request in list(self.pending):
+            pending = self.pending[request]
             if now_ns >= pending.deadline_ns:
-                del self._pending[request]
+                del self.pending[request]
                 error = NoQuorum(
                     "no majority of the voters answered in time; the change may yet happen"
                     if pending.maybe_taken

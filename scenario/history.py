@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 from base.units import NS_PER_S
@@ -31,6 +32,10 @@ class Outcome(enum.IntEnum):
     FAILED = 1  # definite: it did not happen
     INDEFINITE = 2  # it may have happened, or may happen yet
     OPEN = 3  # not ended when the history did: judged as INDEFINITE
+
+
+# Looked up once, as integers: every row asks for them.
+_OPEN, _OK, _READ = int(Outcome.OPEN), Outcome.OK, int(Kind.READ)
 
 
 class History:
@@ -80,29 +85,51 @@ class History:
         durable: bool = False,
     ) -> int:
         """A host has sent it. `value` is what a write writes; reads say 0. Returns the row."""
-        row = len(self.kind)
-        self.kind.append(kind)
-        self.outcome.append(Outcome.OPEN)
-        self.host.append(host)
-        self.number.append(number)
-        self.register.append(self.register_of(volume, block))
-        self.value.append(value)
-        self.durable.append(durable)
-        self.start.append(self._events)
-        self.end.append(NEVER)
-        self.start_ns.append(now_ns)
-        self.end_ns.append(-1)
-        self._events += 1
-        return row
+        return self.invoke_all(
+            kind, host=host, number=number, volume=volume, blocks=(block,), value=value,
+            now_ns=now_ns, durable=durable,
+        )[0]  # fmt: skip
+
+    def invoke_all(
+        self,
+        kind: Kind,
+        *,
+        host: int,
+        number: int,
+        volume: int,
+        blocks: Sequence[int],
+        value: int,
+        now_ns: int,
+        durable: bool = False,
+    ) -> list[int]:
+        """`invoke` for each of several blocks. Returns their rows."""
+        first, count, event = len(self.kind), len(blocks), self._events
+        self._events = event + count
+        index = self._index
+        for block in blocks:
+            register = index.get((volume, block))
+            self.register.append(self.register_of(volume, block) if register is None else register)
+        # Whole columns at once: most operations are of several blocks.
+        self.kind.extend((kind,) * count)
+        self.outcome.extend((_OPEN,) * count)
+        self.host.extend((host,) * count)
+        self.number.extend((number,) * count)
+        self.value.extend((value,) * count)
+        self.durable.extend((durable,) * count)
+        self.start.extend(range(event, event + count))
+        self.end.extend((NEVER,) * count)
+        self.start_ns.extend((now_ns,) * count)
+        self.end_ns.extend((-1,) * count)
+        return list(range(first, first + count))
 
     def complete(self, row: int, outcome: Outcome, *, now_ns: int, value: int = 0) -> None:
         """A host has its answer, once per row. `value` is what a read returned."""
-        assert self.outcome[row] == Outcome.OPEN, f"row {row} has ended before"
+        assert self.outcome[row] == _OPEN, f"row {row} has ended before"
         self.outcome[row] = outcome
         self.end_ns[row] = now_ns
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self.end[row] = self._events
-            if self.kind[row] == Kind.READ:
+            if self.kind[row] == _READ:
                 self.value[row] = value
         self._events += 1
 

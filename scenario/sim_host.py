@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from base.errors import NoQuorum, StorageError
 from base.ids import NOBODY
 from base.units import NS_PER_MS, NS_PER_S
+from cluster.catalog import Catalog
 from host.export import HostRequest, RequestKind
 from host.router import Piece, Router
 from scenario.history import Outcome
@@ -68,9 +69,8 @@ class SimHost:
 
     def send(self, peer: int, message: object) -> bool:
         """Host requests travel as records."""
-        if not self.kernel.endpoints[peer].alive or not self.kernel.sessions.get(
-            (self.client, peer)
-        ):
+        kernel = self.kernel
+        if not kernel.endpoints[peer].alive or not kernel.session_of(self.client, peer):
             return False
         if isinstance(message, wire.HostBatch):
             self.kernel.send(self.client, peer, HostOps(self._batch))
@@ -90,7 +90,7 @@ class SimHost:
 
     def deliver(self, life: int, sender: int, message: object) -> None:
         """An answer."""
-        if isinstance(message, wire.HostReplies):
+        if type(message) is wire.HostReplies:
             self.router.replies(sender, message, self.kernel.now_ns)
         elif isinstance(message, wire.SyncReply):
             self.router.sync_reply(sender, message)
@@ -103,41 +103,46 @@ class SimHost:
 
     def tick(self) -> None:
         """Look at a catalog, try again what waits, start what is due."""
-        alive = [node for node in self.kernel.nodes if node.alive and not node.paused]
+        kernel = self.kernel
+        now_ns = kernel.now_ns
+        alive = [node for node in kernel.nodes if node.alive and not node.paused]
         if alive:
             catalog = alive[self._rng.below(len(alive))].core.catalog
-        if alive and catalog.version != self._seen:
-            self._seen = catalog.version
-            for volume, virtual in catalog.volumes.items():
-                table = virtual.table
-                self._owners[volume] = tuple(
-                    int(NOBODY) if offline else int(owner)
-                    for owner, offline in zip(
-                        table.owner.tolist(), table.offline.tolist(), strict=True
-                    )
-                )
-            self._up = catalog.up_nodes()
-            self.router.topology_changed(self.kernel.now_ns)
-        self.router.tick(self.kernel.now_ns)
+            if catalog.version != self._seen:
+                self._look_at(catalog)
+        self.router.tick(now_ns)
         self.turn()
-        now_ns = self.kernel.now_ns
         wake_ns = self.workload.wake_ns()
         # Answers wake the host by themselves; it looks again for what waits, or for its next turn.
         next_ns = now_ns + (RETRY_NS if len(self.router) else IDLE_NS)
         if wake_ns is not None and now_ns < wake_ns < next_ns:
             next_ns = wake_ns
-        self.kernel.at(next_ns, self.tick)
+        kernel.at(next_ns, self.tick)
+
+    def _look_at(self, catalog: Catalog) -> None:
+        self._seen = catalog.version
+        for volume, virtual in catalog.volumes.items():
+            table = virtual.table
+            self._owners[volume] = tuple(
+                int(NOBODY) if offline else int(owner)
+                for owner, offline in zip(table.owner.tolist(), table.offline.tolist(), strict=True)
+            )
+        self._up = catalog.up_nodes()
+        self.router.topology_changed(self.kernel.now_ns)
 
     def turn(self) -> None:
         """Everything that may be sent now, as one message per owner."""
         now_ns = self.kernel.now_ns
         while (operation := self.workload.next_operation(now_ns)) is not None:
             self._submit(operation)
-        out = self.router.take_out()
+        router = self.router
+        if not router.has_out:
+            return
+        out = router.take_out()
         for owner in sorted(out):
             pieces = out[owner]
             self._batch = [clone(piece.record) for piece in pieces]
-            self.router.sent(owner, pieces, self.send(owner, _BATCH), now_ns)
+            router.sent(owner, pieces, self.send(owner, _BATCH), now_ns)
 
     def _submit(self, operation: HostOperation) -> None:
         started_ns = self.kernel.now_ns

@@ -10,6 +10,7 @@ import zlib
 from typing import Final
 
 from base.units import NS_PER_S
+from cluster.catalog import Catalog
 from node.region_copy import RegionCopy
 from node.roles import COPY, OWNER
 from sim.kernel import Kernel, KernelNode
@@ -18,6 +19,10 @@ from transport.operation import SYNC, Record
 # Catalogs that once differ go on differing: the digest of each fourth version tells as well, and
 # so does the last one, after healing.
 DIGEST_EVERY: Final = 4
+
+
+# Copy, catalog, its version, epoch and `required` of the copy: and who holds what it commits.
+Holders = tuple[RegionCopy, Catalog, int, int, tuple[int, ...], list[KernelNode]]
 
 
 class Violated(AssertionError):
@@ -37,6 +42,7 @@ class StateChecks:
         # By region and epoch of its owner, the last record that it committed: (seq, record epoch).
         self._last: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
         self._accepted: dict[tuple[int, int], int] = {}  # by region, the epoch of its last loss
+        self._known_holders: dict[tuple[int, int, int], Holders] = {}  # by node and region
 
     def fail(self, rule: str, text: str) -> None:
         """Stop the run."""
@@ -71,12 +77,7 @@ class StateChecks:
         if place != record.seq:
             self.fail("I2", f"{record} took effect before, as seq {place}")
         self._last.setdefault(key, {})[copy.epoch] = (record.seq, record.epoch)
-        holders = {self.kernel.nodes[peer] for peer in copy.required} | {node}
-        row = node.core.catalog.row(copy.volume, copy.region)
-        for member in range(self.kernel.config.nodes):
-            if row.is_member(member) and row.epoch == copy.epoch:
-                holders.add(self.kernel.nodes[member])
-        for holder in sorted(holders, key=lambda each: each.node):
+        for holder in self._holders(node, copy, key):
             kept = holder.durable.regions.get(key)
             if holder.durable.blank or not (record.flags & SYNC or holder.durable.intact):
                 continue  # what it acknowledged went with its power or disks, and it will say so
@@ -86,6 +87,35 @@ class StateChecks:
             through = holder.durable.synced_through
             if record.flags & SYNC and not kept.is_synced(record.seq, through):
                 self.fail("I9", f"{record} is committed by {node} and not synced on {holder}")
+
+    def _holders(
+        self, node: KernelNode, copy: RegionCopy, key: tuple[int, int]
+    ) -> list[KernelNode]:
+        """Who must have what the copy commits, ascending: the node itself, whom the copy asks, and
+        the members by its catalog. Of a copy it is looked up once for each of its configurations
+        and versions of the catalog: nothing else goes into it."""
+        catalog = node.core.catalog
+        place = (node.node, *key)
+        known = self._known_holders.get(place)
+        if known is not None:
+            of_copy, of_catalog, version, epoch, required, holders = known
+            if (
+                of_copy is copy
+                and of_catalog is catalog
+                and version == catalog.version
+                and epoch == copy.epoch
+                and required == copy.required
+            ):
+                return holders
+        named = {*copy.required, node.node}
+        row = catalog.row(*key)
+        if row.epoch == copy.epoch:
+            named.update(n for n in range(self.kernel.config.nodes) if row.is_member(n))
+        holders = [self.kernel.nodes[each] for each in sorted(named)]
+        self._known_holders[place] = (
+            copy, catalog, catalog.version, copy.epoch, copy.required, holders,
+        )  # fmt: skip
+        return holders
 
     def served(self, node: KernelNode, copy: RegionCopy) -> None:
         """I5: nobody else may answer reads of the region at this moment."""

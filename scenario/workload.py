@@ -15,13 +15,16 @@ import enum
 import heapq
 import random
 import struct
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, NamedTuple
 
 from base.units import BLOCK_BYTES, NS_PER_MS, SECTOR_BYTES
 from scenario.history import History, Kind, Outcome, value_of
+from sim.random import SimRandom
 
 # -- payloads ------------------------------------------------------------------------------------
 
@@ -51,6 +54,8 @@ def payload(
 
     block_bytes: a multiple of 512. Two different stamps differ in every sector.
     """
+    if block_bytes == SECTOR_BYTES:
+        return _STAMP.pack(_MAGIC, volume, block, number, writer, 0) * _REPEATS
     return b"".join(
         _STAMP.pack(_MAGIC, volume, block, number, writer, sector) * _REPEATS
         for sector in range(block_bytes // SECTOR_BYTES)
@@ -60,7 +65,7 @@ def payload(
 def parse(data: bytes | bytearray | memoryview) -> Stamp | None:
     """Who wrote a block; None for zeros. BadPayload says what is wrong with it."""
     block = bytes(data)
-    if not any(block):
+    if block == bytes(len(block)):
         return None
     magic, volume, index, number, writer, _ = _STAMP.unpack_from(block)
     stamp = Stamp(volume, index, writer, number)
@@ -98,7 +103,14 @@ class OperationKind(enum.IntEnum):
     ZERO = 4
 
 
-@dataclass(frozen=True, slots=True)
+# Looked up once: a host asks for them at every operation.
+_OK: Final = Outcome.OK
+_READ, _WRITE, _FLUSH = OperationKind.READ, OperationKind.WRITE, OperationKind.FLUSH
+_KINDS: Final = tuple(OperationKind)
+_ROW_KINDS: Final = (Kind.READ, Kind.WRITE, Kind.FLUSH, Kind.WRITE, Kind.WRITE)
+
+
+@dataclass(slots=True)  # not frozen: that would treble what making one takes
 class HostOperation:
     """One request. The pair (host, number) is its operation id, the same in every attempt.
 
@@ -165,18 +177,21 @@ class Host:
         self.given_up = 0  # operations whose outcome stayed unknown after `attempts_max`
         self.refused = 0  # operations that failed definitely
         self.done = 0  # operations that succeeded
-        self._rng = rng
+        self._below: Callable[[int], int] = (
+            rng.below if isinstance(rng, SimRandom) else rng.randrange
+        )
         self._pending: dict[int, _Pending] = {}
         self._again: list[tuple[int, int]] = []  # heap of (when_ns, number) to be sent again
         self._waiting: deque[HostOperation] = deque()  # drawn, but its extent is not free
         self._number = 0
         self._next_ns = 0
-        self._weights = (
+        weights = (
             config.read_weight, config.write_weight, config.flush_weight, config.trim_weight,
             config.zero_weight,
         )  # fmt: skip
-        if sum(self._weights) <= 0 or min(self._weights) < 0:
+        if sum(weights) <= 0 or min(weights) < 0:
             raise ValueError("the weights of a host must not be negative, nor all 0")
+        self._ends = tuple(accumulate(weights))  # by kind, of its share of the draws
 
     @property
     def outstanding(self) -> int:
@@ -202,10 +217,10 @@ class Host:
 
     def wake_ns(self) -> int | None:
         """When to ask again if no answer comes before; None: only an answer can change anything."""
-        times = [self._again[0][0]] if self._again else []
-        if self._more() and len(self._pending) < self.config.queue_depth and not self._waiting:
-            times.append(self._next_ns)
-        return min(times, default=None)
+        again_ns = self._again[0][0] if self._again else None
+        if self._waiting or len(self._pending) >= self.config.queue_depth or not self._more():
+            return again_ns
+        return self._next_ns if again_ns is None else min(again_ns, self._next_ns)
 
     def next_operation(self, now_ns: int) -> HostOperation | None:
         """What to send now; None when the queue is full, it is too early, or nothing is left."""
@@ -220,7 +235,7 @@ class Host:
             self._waiting.append(self._draw())
             if self.config.interval_ns:
                 mean_ns = self.config.interval_ns
-                self._next_ns = now_ns + self._rng.randrange(2 * mean_ns + 1)
+                self._next_ns = now_ns + self._below(2 * mean_ns + 1)
         operation = self._waiting[0]
         if not self._may_start(operation):
             return None
@@ -243,7 +258,7 @@ class Host:
         """
         pending = self._pending[operation.number]
         assert pending.operation.attempt == operation.attempt, "an answer to an older attempt"
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             self._succeeded(pending, data, now_ns)
         elif outcome is Outcome.FAILED and not pending.uncertain:
             self._end(pending, Outcome.FAILED, now_ns)
@@ -260,32 +275,33 @@ class Host:
     # -- inside ------------------------------------------------------------------------------
 
     def _draw(self) -> HostOperation:
-        config, rng = self.config, self._rng
+        config, below = self.config, self._below
         self._number += 1
-        draw = rng.randrange(sum(self._weights))
-        ends = accumulate(self._weights)
-        kind = next(kind for kind, end in zip(OperationKind, ends, strict=True) if draw < end)
-        volume, blocks = config.volumes[rng.randrange(len(config.volumes))]
-        if kind is OperationKind.FLUSH:
+        kind = _KINDS[bisect_right(self._ends, below(self._ends[-1]))]
+        volume, blocks = config.volumes[below(len(config.volumes))]
+        if kind is _FLUSH:
             return HostOperation(self.host, self._number, kind, volume)
-        hot = rng.randrange(100) < config.hot_percent
-        first = rng.randrange(min(blocks, config.hot_blocks) if hot else blocks)
-        count = min(1 + rng.randrange(config.blocks_max), blocks - first)
+        hot = below(100) < config.hot_percent
+        first = below(min(blocks, config.hot_blocks) if hot else blocks)
+        count = min(1 + below(config.blocks_max), blocks - first)
         size = config.block_bytes
         data = b""
-        if kind is OperationKind.WRITE:
+        if kind is _WRITE:
+            host, number = self.host, self._number
             data = b"".join(
-                payload(volume, block, self.host, self._number, block_bytes=size)
-                for block in range(first, first + count)
+                [
+                    payload(volume, block, host, number, block_bytes=size)
+                    for block in range(first, first + count)
+                ]
             )
-        fua = kind is not OperationKind.READ and rng.randrange(100) < config.fua_percent
+        fua = kind is not _READ and below(100) < config.fua_percent
         return HostOperation(
             self.host, self._number, kind, volume, first * size, count * size, data, fua
         )
 
     def _may_start(self, operation: HostOperation) -> bool:
         """Not before an uncertain write to the same extent is settled, if it is a write itself."""
-        if operation.kind in (OperationKind.READ, OperationKind.FLUSH):
+        if operation.kind is _READ or operation.kind is _FLUSH:
             return True
         stop = operation.offset + operation.length
         for pending in self._pending.values():
@@ -302,23 +318,16 @@ class Host:
     def _invoke(self, operation: HostOperation, now_ns: int) -> list[int]:
         """A row for each block; a flush has one, with block -1."""
         size = self.config.block_bytes
-        value, kind, blocks = 0, Kind.WRITE, range(-1, 0)
-        if operation.kind is OperationKind.FLUSH:
-            kind = Kind.FLUSH
-        else:
+        blocks = range(-1, 0)
+        if operation.kind is not _FLUSH:
             first = operation.offset // size
             blocks = range(first, first + operation.length // size)
-        if operation.kind is OperationKind.READ:
-            kind = Kind.READ
-        elif operation.kind is OperationKind.WRITE:
-            value = value_of(self.host, operation.number)
-        return [
-            self.history.invoke(
-                kind, host=self.host, number=operation.number, volume=operation.volume,
-                block=block, value=value, now_ns=now_ns, durable=operation.fua,
-            )
-            for block in blocks
-        ]  # fmt: skip
+        value = value_of(self.host, operation.number) if operation.kind is _WRITE else 0
+        return self.history.invoke_all(
+            _ROW_KINDS[operation.kind], host=self.host, number=operation.number,
+            volume=operation.volume, blocks=blocks, value=value, now_ns=now_ns,
+            durable=operation.fua,
+        )  # fmt: skip
 
     def _repeat(self, pending: _Pending, now_ns: int) -> HostOperation:
         operation = replace(pending.operation, attempt=pending.operation.attempt + 1)
@@ -340,17 +349,19 @@ class Host:
     ) -> None:
         self.done += 1
         operation = pending.operation
-        if operation.kind is not OperationKind.READ:
-            self._end(pending, Outcome.OK, now_ns)
+        if operation.kind is not _READ:
+            self._end(pending, _OK, now_ns)
             return
         size = self.config.block_bytes
-        view = memoryview(data)
-        for position, row in enumerate(pending.rows):
-            self._saw(row, view[position * size : (position + 1) * size], now_ns)
+        block = operation.offset // size
+        at = 0
+        for row in pending.rows:
+            self._saw(row, operation.volume, block, bytes(data[at : at + size]), now_ns)
+            block += 1
+            at += size
         del self._pending[operation.number]
 
-    def _saw(self, row: int, data: memoryview, now_ns: int) -> None:
-        volume, block = self.history.registers[self.history.register[row]]
+    def _saw(self, row: int, volume: int, block: int, data: bytes, now_ns: int) -> None:
         if len(data) != self.config.block_bytes:
             text = f"{len(data)} bytes were returned for a block"
             self.history.phantom(row, text, now_ns=now_ns)
@@ -361,10 +372,10 @@ class Host:
             self.history.phantom(row, str(error), now_ns=now_ns)
             return
         if stamp is None:
-            self.history.complete(row, Outcome.OK, now_ns=now_ns, value=0)
+            self.history.complete(row, _OK, now_ns=now_ns, value=0)
         elif (stamp.volume, stamp.block) != (volume, block):
             text = f"the contents belong to volume {stamp.volume} block {stamp.block}"
             self.history.phantom(row, text, now_ns=now_ns)
         else:
             value = value_of(stamp.writer, stamp.number)
-            self.history.complete(row, Outcome.OK, now_ns=now_ns, value=value)
+            self.history.complete(row, _OK, now_ns=now_ns, value=value)

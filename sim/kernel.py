@@ -277,7 +277,7 @@ class KernelNode(KernelMachine):
         """A link came or went."""
         if self.not_now(life, self.deliver_link, life, peer, session):
             return
-        if session and session != self.kernel.sessions.get((self.node, peer)):
+        if session and session != self.kernel.session_of(self.node, peer):
             return
         if peer < 256:
             self._call(self.core.link, peer, session)
@@ -438,6 +438,11 @@ class KernelNode(KernelMachine):
     def _send_effect(self, effect: fx.Send) -> None:
         self.network.send(self.node, effect.peer, effect.message)
 
+    def _send_beacons(self, effect: fx.SendBeacons) -> None:
+        send, node = self.network.send, self.node
+        for peer, beacon in effect.beacons:
+            send(node, peer, beacon)
+
     def write_entry(self, entry: JournalEntry) -> None:
         """What the journal writes for one of its entries."""
         kind, copy, what, committed = entry
@@ -590,6 +595,7 @@ PERFORM: dict[type, Callable[[KernelNode, Any], None]] = {
     fx.SyncRecord: KernelNode._sync_record,
     fx.Truncate: KernelNode._truncate_effect,
     fx.Send: KernelNode._send_effect,
+    fx.SendBeacons: KernelNode._send_beacons,
     fx.SendBegin: lambda node, effect: node.transfers.send_begin(effect),
     fx.SendPosition: lambda node, effect: node.transfers.send_position(effect),
     fx.CopyPages: lambda node, effect: node.transfers.copy_pages(effect),

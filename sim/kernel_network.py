@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import heapq
 import zlib
+from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from base.errors import RemoteProtocolError
 from base.ids import node_name
@@ -20,10 +23,29 @@ from transport.codec import decode, encode
 from transport.messages import ReplicateBatch
 
 _MASK64 = (1 << 64) - 1
-_ONE_IN_50 = (1 << 32) // 50
+_ONE_IN_50 = (1 << 32) // 50 << 32  # of the values of a word of 64 bits, by its high half
+_FACTOR: Final = 0x100000001B3  # of the trace hash
+_TIMES_MAX: Final = 1024  # of events that are hashed at once
+_POWERS: Final = np.array(
+    [pow(_FACTOR, _TIMES_MAX - 1 - at, 1 << 64) for at in range(_TIMES_MAX)], dtype=np.uint64
+)
 _push = heapq.heappush
 
 Key = tuple[int, int]
+
+
+class _Way:
+    """One direction of a link, with what is asked for at every message."""
+
+    __slots__ = ("cut", "endpoint", "last_ns", "receiver", "sender", "session")
+
+    def __init__(self, sender: int, receiver: int, endpoint: Any) -> None:
+        self.sender = sender
+        self.receiver = receiver
+        self.endpoint = endpoint  # of the receiver
+        self.session = 0
+        self.cut = False
+        self.last_ns = 0  # when the last message arrives
 
 
 class _Damaged:
@@ -42,26 +64,28 @@ class KernelNetwork:
         self.seed = seed
         self.streams = SeedStreams(seed)
         self.now_ns = 1_000_000_000
-        self.events = 0
-        self.trace_hash = 0
         self.trace: list[str] = []
         # Called with every step of the trace (time, node, kind, key), for replays.
         self.recorder: Callable[[int, int, str, object], None] | None = None
         self.goals: dict[str, None] = {}  # coverage goals that this run has reached
         self.endpoints: dict[int, Any] = {}
-        self.sessions: dict[Key, int] = {}
-        self.cuts: set[Key] = set()
         self.clogs: set[int] = set()  # nodes whose links hold everything back
         self.delays_ns: dict[int, int] = {}  # by node, on top of every message of its links
         self.corrupt: dict[int, int] = {}  # by node, of how many of 1000 messages a bit is turned
         self._delay_ns = delay_ns
+        self._least_ns = delay_ns // 2
         self._delay_tail_ns = delay_tail_ns
         self._keep_trace = keep_trace
-        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
+        # (time, number, call, arguments), or for a message its way, (session, message).
+        self._heap: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self._seq = 0
+        self._hash = 0  # of all but `_times`
+        self._events = 0
+        self._times = array("Q")  # of the latest events
         self._net_rng = self.streams.stream("network")
+        self._net_words = self._net_rng.ahead
         self._corrupt_rng = self.streams.stream("corrupt")
-        self._last_delivery: dict[Key, int] = {}
+        self._ways: dict[Key, _Way] = {}
         self._clogged: list[tuple[int, int, object]] = []
 
     # ------------------------------------------------------------------ time
@@ -80,21 +104,65 @@ class KernelNetwork:
 
     def run_until(self, when_ns: int, stop: Callable[[], bool] | None = None) -> None:
         """Run events up to that time, or until `stop()`, asked after each event."""
-        heap, pop = self._heap, heapq.heappop
-        while heap and heap[0][0] <= when_ns:
-            now_ns, _, call, arguments = pop(heap)
-            self.now_ns = now_ns
-            self.events += 1
-            self.trace_hash = (self.trace_hash * 0x100000001B3 + now_ns) & _MASK64
-            call(*arguments)
-            if stop is not None and stop():
-                return
+        heap, pop, times = self._heap, heapq.heappop, self._times
+        going = True
+        while going:
+            for _ in range(_TIMES_MAX - len(times)):
+                if not heap:
+                    going = False
+                    break
+                now_ns, seq, call, arguments = pop(heap)
+                if now_ns > when_ns:
+                    _push(heap, (now_ns, seq, call, arguments))
+                    going = False
+                    break
+                self.now_ns = now_ns
+                times.append(now_ns)
+                if type(call) is _Way:  # a message arrives, as at most events
+                    session, message = arguments
+                    endpoint = call.endpoint
+                    if session == call.session and endpoint.alive:
+                        endpoint.deliver(endpoint.life, call.sender, message)
+                    else:
+                        self._dropped(call, session)
+                else:
+                    call(*arguments)
+                if stop is not None and stop():
+                    return
+            self._hash_times()
         self.now_ns = max(self.now_ns, when_ns)
 
+    @property
+    def events(self) -> int:
+        """How many events there were."""
+        return self._events + len(self._times)
+
+    @property
+    def trace_hash(self) -> int:
+        """A running hash over the time of every event and over all notes, 64 bits: each is added to
+        the hash times a factor."""
+        self._hash_times()
+        return self._hash
+
+    def _hash_times(self) -> None:
+        # Events of which there is no note in between, at once: the sum of each times its power.
+        times = self._times
+        count = len(times)
+        if count < 16:
+            for now_ns in times:
+                self._hash = self._hash * _FACTOR + now_ns & _MASK64
+        else:
+            powers = _POWERS[-count:]
+            added = int((np.frombuffer(times, dtype=np.uint64) * powers).sum(dtype=np.uint64))
+            self._hash = self._hash * pow(_FACTOR, count, 1 << 64) + added & _MASK64
+        self._events += count
+        del times[:]
+
     def note(self, node: int, kind: str, key: object) -> None:
-        """One step of the trace: a running hash over time, node, kind and key."""
+        """One step of the trace: time, node, kind and key."""
+        self._hash_times()
         text = f"{self.now_ns} {node} {kind} {key}"
-        self.trace_hash = (self.trace_hash * 0x100000001B3 + zlib.crc32(text.encode())) & _MASK64
+        self._hash = self._hash * _FACTOR + zlib.crc32(text.encode()) & _MASK64
         if self._keep_trace:
             self.trace.append(f"{self.now_ns / 1e9:12.6f} {node_name(node)} {kind} {key}")
         if self.recorder is not None:
@@ -102,37 +170,50 @@ class KernelNetwork:
 
     # ------------------------------------------------------------------ links
 
+    def _way(self, sender: int, receiver: int) -> _Way:
+        way = self._ways.get((sender, receiver))
+        if way is None:
+            way = _Way(sender, receiver, self.endpoints[receiver])
+            self._ways[sender, receiver] = way
+        return way
+
+    def session_of(self, sender: int, receiver: int) -> int:
+        """The number of the session of that link; 0: there was none yet."""
+        return self._way(sender, receiver).session
+
     def connect(self, first: int, second: int) -> None:
         """A new session of the link of this pair, if both are up and not cut off."""
         if not self.reachable(first, second):
             return
-        session = self.sessions.get((first, second), 0) + 1
-        self.sessions[first, second] = self.sessions[second, first] = session
+        session = self._next_session(first, second)
         self._link(first, second, session)
         self._link(second, first, session)
 
     def disconnect(self, first: int, second: int) -> None:
         """End the session: what is on its way is lost, both sides hear of it."""
-        session = self.sessions.get((first, second), 0) + 1
-        self.sessions[first, second] = self.sessions[second, first] = session
+        self._next_session(first, second)
         for here, there in ((first, second), (second, first)):
             self._link(here, there, 0)
+
+    def _next_session(self, first: int, second: int) -> int:
+        there, back = self._way(first, second), self._way(second, first)
+        there.session = back.session = session = there.session + 1
+        return session
 
     def cut(self, first: int, second: int, *, one_way: bool, heard: bool) -> None:
         """Nothing of `first` reaches `second` any more, nor back unless `one_way`. heard: both ends
         learn at once that the link broke; else only silence tells."""
         self.note(first, "cut", (second, one_way, heard))
-        self.cuts.add((first, second))
+        self._way(first, second).cut = True
         if not one_way:
-            self.cuts.add((second, first))
+            self._way(second, first).cut = True
         if heard:
             self.disconnect(first, second)
 
     def mend(self, first: int, second: int) -> None:
         """End the cut. A new session begins: what was lost inside the old one stays lost."""
         self.note(first, "mend", second)
-        self.cuts.discard((first, second))
-        self.cuts.discard((second, first))
+        self._way(first, second).cut = self._way(second, first).cut = False
         self.disconnect(first, second)
         self.after(NS_PER_MS, self.connect, first, second)
 
@@ -141,8 +222,8 @@ class KernelNetwork:
         return (
             self.endpoints[first].alive
             and self.endpoints[second].alive
-            and (first, second) not in self.cuts
-            and (second, first) not in self.cuts
+            and not self._way(first, second).cut
+            and not self._way(second, first).cut
         )
 
     def _link(self, here: int, there: int, session: int) -> None:
@@ -152,47 +233,52 @@ class KernelNetwork:
 
     def send(self, sender: int, receiver: int, message: object) -> None:
         """In order within a session; lost when it ends before the message arrives."""
-        pair = (sender, receiver)
-        if (self.cuts and pair in self.cuts) or receiver not in self.endpoints:
+        way = self._ways.get((sender, receiver))
+        if way is None:
+            if receiver not in self.endpoints:
+                return
+            way = self._way(sender, receiver)
+        if way.cut:
             return
         if self.clogs and (sender in self.clogs or receiver in self.clogs):
             self._clogged.append((sender, receiver, message))
             return
         # One draw for both: its low half says how long, its high half whether there is a tail.
-        draw = self._net_rng.next64()
-        delay_ns = self._delay_ns // 2 + ((draw & 0xFFFFFFFF) * self._delay_ns >> 32)
-        if draw >> 32 < _ONE_IN_50:
+        words = self._net_words
+        draw = words.pop() if words else self._net_rng.next64()
+        delay_ns = self._least_ns + ((draw & 0xFFFFFFFF) * self._delay_ns >> 32)
+        if draw < _ONE_IN_50:
             delay_ns += self._net_rng.below(self._delay_tail_ns)
         if self.delays_ns:
             delay_ns += self.delays_ns.get(sender, 0) + self.delays_ns.get(receiver, 0)
         when_ns = self.now_ns + delay_ns
-        last_delivery = self._last_delivery
-        last_ns = last_delivery.get(pair, 0)
-        if when_ns <= last_ns:
-            when_ns = last_ns + 1
-        last_delivery[pair] = when_ns
-        if self.corrupt:
-            message = self._perhaps_damaged(pair, message)
+        if when_ns <= way.last_ns:
+            when_ns = way.last_ns + 1
+        way.last_ns = when_ns
         seq = self._seq = self._seq + 1
-        arguments = (pair, self.sessions.get(pair, 0), message)
-        _push(self._heap, (when_ns, seq, self._arrive, arguments))
+        if self.corrupt:
+            message = self._perhaps_damaged(sender, receiver, message)
+            if type(message) is _Damaged:
+                arguments = (way, way.session, message)
+                _push(self._heap, (when_ns, seq, self._arrive_damaged, arguments))
+                return
+        _push(self._heap, (when_ns, seq, way, (way.session, message)))
 
-    def _arrive(self, pair: Key, session: int, message: object) -> None:
-        if session != self.sessions.get(pair, 0):
+    def _dropped(self, way: _Way, session: int) -> None:
+        if session != way.session:
             self.goals["a message of an old session was dropped"] = None
-            return
-        if type(message) is _Damaged:
-            self._reject(pair, message)
-            return
-        endpoint = self.endpoints[pair[1]]
-        if endpoint.alive:
-            endpoint.deliver(endpoint.life, pair[0], message)
 
-    def _perhaps_damaged(self, pair: Key, message: object) -> object:
+    def _arrive_damaged(self, way: _Way, session: int, damaged: _Damaged) -> None:
+        if session != way.session:
+            self._dropped(way, session)
+        else:
+            self._reject(way.sender, way.receiver, damaged)
+
+    def _perhaps_damaged(self, sender: int, receiver: int, message: object) -> object:
         """The message, or its frame with one bit turned; between nodes only."""
-        permille = self.corrupt.get(pair[0], 0) + self.corrupt.get(pair[1], 0)
+        permille = self.corrupt.get(sender, 0) + self.corrupt.get(receiver, 0)
         rng = self._corrupt_rng
-        if max(pair) >= NODES_MAX or rng.below(1000) >= permille:
+        if max(sender, receiver) >= NODES_MAX or rng.below(1000) >= permille:
             return message
         if type(message) is list:  # records on their way to a copy: their bytes, as in production
             data = b"".join(record.data for record, _, _ in message)
@@ -201,17 +287,17 @@ class KernelNetwork:
         frame[rng.below(len(frame))] ^= 1 << rng.below(8)
         return _Damaged(bytes(frame))
 
-    def _reject(self, pair: Key, damaged: _Damaged) -> None:
+    def _reject(self, sender: int, receiver: int, damaged: _Damaged) -> None:
         """As the mesh does: the frame is not taken, and the link is made anew."""
         try:
             decode(damaged.frame)
         except RemoteProtocolError:
             self.goals["a damaged frame was rejected"] = None
-            self.note(pair[1], "reject", pair[0])
-            self.disconnect(*pair)
-            self.after(NS_PER_MS, self.connect, *pair)
+            self.note(receiver, "reject", sender)
+            self.disconnect(sender, receiver)
+            self.after(NS_PER_MS, self.connect, sender, receiver)
             return
-        raise AssertionError(f"a damaged frame of {pair} was taken for a message")
+        raise AssertionError(f"a damaged frame of {sender, receiver} was taken for a message")
 
     def unclog(self, node: int) -> None:
         """Let go of what was held back, in order."""

@@ -1,7 +1,8 @@
 """plan: random numbers of our own: the same on every Python and machine, one stream per purpose.
 
 The generator is PCG XSL-RR 128/64 (O'Neill 2014): one wide multiplication per draw is what plain
-Python does fastest. Every method here is integer arithmetic, so no library version can move a seed.
+Python does fastest. Every method here is integer arithmetic, so no library version can move a seed;
+words are drawn ahead many at a time by the same generator of numpy, and a test compares the two.
 Methods of `random.Random` that are not defined here (gauss and the like) go through floats of the
 C library: deciding code must not use them.
 """
@@ -13,12 +14,17 @@ import random
 from collections.abc import MutableSequence, Sequence
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 _MASK64: Final = (1 << 64) - 1
 _MASK128: Final = (1 << 128) - 1
 _MULTIPLIER: Final = 0x2360ED051FC65DA44385DF649FCCF645  # PCG's 128-bit constant
 _UNIT: Final = 1 << 32  # one mean in the fixed point of `exponential`
+_AHEAD_BY_HAND: Final = 4  # below it asking numpy costs more than it saves
+_AHEAD_MAX: Final = 256
+_wide = np.random.PCG64(0)  # set to the state of whoever draws ahead
 
 
 class SimRandom(random.Random):
@@ -28,10 +34,14 @@ class SimRandom(random.Random):
     one of 2**127 sequences.
     """
 
-    _state: int
+    ahead: list[int]  # words that were drawn ahead: the last one is the next
+    _state: int  # behind them
+    _before: int  # as they were drawn
+    _drawn: int  # how many they were
     _increment: int
 
     def __init__(self, seed: int) -> None:
+        self.ahead = []
         super().__init__(seed)
 
     def seed(self, a: Any = 0, version: int = 2) -> None:
@@ -39,10 +49,36 @@ class SimRandom(random.Random):
         if not isinstance(a, int) or not 0 <= a < 1 << 256:
             raise TypeError(f"a simulation is seeded by an integer in 0..2**256-1, not by {a!r}")
         self._increment = ((a >> 127) | 1) & _MASK128
-        self._state = (self._increment + (a & _MASK128)) * _MULTIPLIER + self._increment & _MASK128
+        state = (self._increment + (a & _MASK128)) * _MULTIPLIER + self._increment & _MASK128
+        self._begin_at(state)
+
+    def _begin_at(self, state: int) -> None:
+        self._state = self._before = state
+        self._drawn = 0
+        self.ahead.clear()
 
     def next64(self) -> int:
         """The next 64 bits."""
+        ahead = self.ahead
+        return ahead.pop() if ahead else self._draw_ahead()
+
+    def _draw_ahead(self) -> int:
+        """The next word when none is left; more with each time: most streams are short."""
+        self._before = self._state
+        count = self._drawn = min(2 * self._drawn or 1, _AHEAD_MAX)
+        if count < _AHEAD_BY_HAND:
+            words = [self._step() for _ in range(count)]
+            words.reverse()
+        else:
+            both = {"state": self._state, "inc": self._increment}
+            here: Any = {"bit_generator": "PCG64", "state": both, "has_uint32": 0, "uinteger": 0}
+            _wide.state = here
+            words = _wide.random_raw(count)[::-1].tolist()
+            self._state = _wide.state["state"]["state"]
+        self.ahead.extend(words)
+        return self.ahead.pop()
+
+    def _step(self) -> int:
         state = self._state = (self._state * _MULTIPLIER + self._increment) & _MASK128
         word = (state >> 64) ^ (state & _MASK64)
         rotation = state >> 122
@@ -71,7 +107,8 @@ class SimRandom(random.Random):
                 draw = self.getrandbits(bits)
                 if draw < bound:
                     return draw
-        product = self.next64() * bound
+        ahead = self.ahead
+        product = (ahead.pop() if ahead else self._draw_ahead()) * bound
         if (product & _MASK64) < bound:
             threshold = (1 << 64) % bound
             while (product & _MASK64) < threshold:
@@ -160,11 +197,15 @@ class SimRandom(random.Random):
 
     def getstate(self) -> tuple[int, int]:
         """For `setstate`."""
-        return self._state, self._increment
+        state = self._before
+        for _ in range(self._drawn - len(self.ahead)):
+            state = (state * _MULTIPLIER + self._increment) & _MASK128
+        return state, self._increment
 
     def setstate(self, state: tuple[Any, ...]) -> None:
         """Go on from what `getstate` returned."""
-        self._state, self._increment = state
+        here, self._increment = state
+        self._begin_at(here)
 
 
 class SeedStreams:

@@ -47,8 +47,10 @@ class Permits:
     def _take(self, claim_bytes: int) -> None:
         self._requests += 1
         self._bytes += claim_bytes
-        self._requests_peak = max(self._requests_peak, self._requests)
-        self._bytes_peak = max(self._bytes_peak, self._bytes)
+        if self._requests > self._requests_peak:
+            self._requests_peak = self._requests
+        if self._bytes > self._bytes_peak:
+            self._bytes_peak = self._bytes
 
     def try_claim(self, claim_bytes: int) -> bool:
         """Claim one request of that many bytes now, or return False and change nothing."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -545,6 +546,7 @@ def test_a_snapshot_restores_everything() -> None:
     restored = Catalog.from_bytes(cluster.catalog.to_bytes())
     assert restored.to_bytes() == cluster.catalog.to_bytes()
     assert restored.cut_version(2, 1) == cluster.catalog.cut_version(1, 2)
+    assert (restored.up_nodes(), restored.up_mask) == ((0, 1, 2, 4, 5, 6, 7), 0b11110111)
 
 
 def test_damaged_snapshots_are_refused() -> None:
@@ -552,6 +554,13 @@ def test_damaged_snapshots_are_refused() -> None:
     for length in range(0, len(image), 7):
         with pytest.raises(InvalidRequest):
             Catalog.from_bytes(image[:length])
+
+
+def test_a_snapshot_with_a_node_that_cannot_be_is_refused() -> None:
+    parts = msgpack.unpackb(Cluster(nodes=2).catalog.to_bytes())
+    parts[3] = [0, 9]
+    with pytest.raises(InvalidRequest):
+        Catalog.from_bytes(msgpack.packb(parts))
 
 
 def test_entries_that_are_not_for_the_catalog_move_its_version() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from base.units import NS_PER_MS
-from node.leases import LeaseTable
+from node.leases import SENT_MAX, LeaseTable
 
 LEASE, GRACE = 400, 500  # ms
 START = 10_000
@@ -56,6 +56,15 @@ def test_an_older_acknowledgement_does_not_shorten_a_lease() -> None:
     two.answer(START + 90)
     two.owner.heard(1, late, known=True)
     assert two.holds(START + 80 + LEASE - 1)
+
+
+def test_what_is_remembered_of_beacons_is_bounded_and_has_the_latest() -> None:
+    two = Two()
+    for at_ms in range(START, START + 100 * LEASE, 80):
+        two.ask(at_ms)
+    assert len(two.owner._sent_ns[1]) <= SENT_MAX
+    two.answer(at_ms + 1)
+    assert two.holds(at_ms + LEASE - 1)
 
 
 def test_a_lease_is_needed_from_each_of_the_nodes() -> None:

@@ -20,6 +20,20 @@ def test_the_generator_is_pcg64() -> None:
     assert [ours.next64() for _ in range(100)] == [int(word) for word in theirs.random_raw(100)]
 
 
+def test_what_is_drawn_ahead_is_what_one_step_at_a_time_gives() -> None:
+    ahead, steps = SimRandom(1 << 200 | 77), SimRandom(1 << 200 | 77)
+    assert [ahead.next64() for _ in range(1000)] == [steps._step() for _ in range(1000)]
+
+
+def test_a_stream_goes_on_from_where_it_was_amid_what_it_has_drawn_ahead() -> None:
+    rng = SimRandom(9)
+    for _ in range(300):
+        kept = rng.getstate()
+        after = [rng.next64() for _ in range(3)]
+        rng.setstate(kept)
+        assert [rng.next64() for _ in range(3)] == after
+
+
 def test_the_draws_of_a_seed_never_change() -> None:
     rng = SeedStreams(1).stream("disk")
     drawn = [rng.next64(), rng.below(1000), rng.exponential(10**6), rng.randbytes(5).hex()]
