@@ -105,7 +105,7 @@ class Catalog:
         self.volume_manager = VolumeManager()
         self.snapshots = Snapshots()
         self.rebalancing = False  # an operator wants copies and owners to go home
-        self._lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX
+        self.lives = [NodeState(Liveness.ABSENT, -1)] * NODES_MAX  # by node; to read only
         self.up_mask = 0  # a bit for each node that is up
         self._up: tuple[int, ...] = ()  # the same, ascending
         # Version at which each pair was last cut; symmetric.
@@ -202,7 +202,7 @@ class Catalog:
         node, manager = entry.node, self.volume_manager
         if node not in self.nodes:
             raise NotFound(f"{node_name(node)} does not belong to the cluster")
-        known = self._lives[node]
+        known = self.lives[node]
         if entry.incarnation <= known.incarnation:
             raise InvalidRequest(
                 f"{node_name(node)}: life {entry.incarnation} is not later than the known"
@@ -279,15 +279,15 @@ class Catalog:
         return counts, effects
 
     def _set_life(self, node: int, state: NodeState) -> None:
-        self._lives[node] = state
+        self.lives[node] = state
         self._count_up()
 
     def _count_up(self) -> None:
-        self._up = tuple(n for n in self.nodes if self._lives[n].liveness is Liveness.UP)
+        self._up = tuple(n for n in self.nodes if self.lives[n].liveness is Liveness.UP)
         self.up_mask = sum(1 << n for n in self._up)
 
     def _require_up(self, node: int, incarnation: int) -> None:
-        state = self._lives[node]
+        state = self.lives[node]
         if state != (Liveness.UP, incarnation):
             raise InvalidRequest(
                 f"void: life {incarnation} of {node_name(node)} is not up; the catalog has it"
@@ -521,7 +521,7 @@ class Catalog:
 
     def node_state(self, node: int) -> NodeState:
         """Liveness and incarnation by this version of the catalog."""
-        return self._lives[node]
+        return self.lives[node]
 
     def up_nodes(self) -> tuple[int, ...]:
         """Nodes that are up, ascending."""
@@ -594,7 +594,7 @@ class Catalog:
                 self.cluster_id,
                 list(self.nodes),
                 list(self.domains),
-                [[int(state.liveness), state.incarnation] for state in self._lives],
+                [[int(state.liveness), state.incarnation] for state in self.lives],
                 self._cuts.astype("<u8").tobytes(),
                 self.volume_manager.to_bytes(),
                 [[number, *pins] for number, pins in sorted(self._pins.items())],
@@ -624,10 +624,10 @@ class Catalog:
             catalog.cluster_id = cluster_id
             catalog.nodes = tuple(nodes)
             catalog.domains = tuple(domains)
-            catalog._lives = [NodeState(Liveness(state), life) for state, life in lives]
+            catalog.lives = [NodeState(Liveness(state), life) for state, life in lives]
             matrix = np.frombuffer(cuts, dtype="<u8").astype(np.uint64)
             catalog._cuts = matrix.reshape(NODES_MAX, NODES_MAX)
-            if len(catalog._lives) != NODES_MAX or len(catalog.domains) != NODES_MAX:
+            if len(catalog.lives) != NODES_MAX or len(catalog.domains) != NODES_MAX:
                 raise ValueError(f"{NODES_MAX} nodes are wanted")
             catalog._count_up()
             catalog.volume_manager = VolumeManager.from_bytes(volumes)

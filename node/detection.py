@@ -80,7 +80,7 @@ class Detection:
         """A peer is alive, and may have granted a lease."""
         core = self._core
         incarnation = beacon.incarnation
-        state = core.catalog.node_state(peer)
+        state = core.catalog.lives[peer]
         known = state.incarnation == incarnation and state.liveness is _UP
         core.leases.heard(peer, beacon, known=known)
         if core.membership.still_heard(now_ns, peer, incarnation):

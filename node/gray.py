@@ -40,13 +40,12 @@ class IoHealth:
         """Look again; True when `stuck` changed."""
         if not self._deadline_ns:
             return False
-        passed_ns = min(now_ns - self._ticked_ns, STEP_MAX_NS)
-        self._ticked_ns = now_ns
+        since_ns, self._ticked_ns = self._ticked_ns, now_ns
         number, device = self.oldest()
         if not number or number != self._number:
             self._number, self.device, self._waited_ns = number, device, 0
         else:
-            self._waited_ns += passed_ns
+            self._waited_ns += min(now_ns - since_ns, STEP_MAX_NS)
         stuck = self._waited_ns >= self._deadline_ns
         changed, self.stuck = stuck != self.stuck, stuck
         return changed

@@ -230,7 +230,7 @@ class Host:
         if len(self._pending) >= self.config.queue_depth:
             return None
         if not self._waiting:
-            if not self._more() or now_ns < self._next_ns:
+            if now_ns < self._next_ns or not self._more():
                 return None
             self._waiting.append(self._draw())
             if self.config.interval_ns:

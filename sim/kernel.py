@@ -33,6 +33,7 @@ from sim.kernel_transfers import KernelTransfers, PagesMessage
 from sim.kernel_views import PAGE_SECTORS, Contents, RegionViews
 from transport import messages as wire
 from transport import operation as op
+from transport.messages import Beacon
 from transport.operation import Record
 from volume.physical_disk import build_inventory
 from volume.provisioning_group import ProvisioningGroup
@@ -244,10 +245,13 @@ class KernelNode(KernelMachine):
             return
         kind = type(message)
         core = self.core
-        if kind is wire.Beacon:
+        if kind is Beacon:
             # Most messages are beacons, and most of them change nothing but when silence begins:
             # no deadline comes nearer by them unless they have effects.
-            core.detection.on_beacon(sender, message, self.clock_ns())  # type: ignore[arg-type]
+            since_ns, own_ns = self._anchor  # `clock_ns`, as in `perform`
+            passed_ns = self.network.now_ns - since_ns
+            own_ns += passed_ns + passed_ns * self._rate_ppm // 1_000_000
+            core.detection.on_beacon(sender, message, own_ns)  # type: ignore[arg-type]
             if self.effects:
                 self.perform()
             return
