@@ -6,23 +6,32 @@ Typer happen in the commands that need them, so that every command starts quickl
 
 from __future__ import annotations
 
-import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from admin import output
-from admin.arguments import DIRECTORY, Directory, Json, Node, Size, Volume, client_of
+from admin.arguments import (
+    DIRECTORY,
+    Directory,
+    Json,
+    Outside,
+    Size,
+    Volume,
+    client_of,
+    local_cluster,
+    no_endpoint,
+    set_outside,
+)
 from admin.check_command import check
-from admin.local import read_cluster
 from admin.mqtt_cli import mqtt_app
-from admin.output import closed_after, reported
+from admin.node_commands import PROCESSES, health, node_app
+from admin.output import reported
 from admin.recovery_commands import rebalance, region_app
 from admin.snapshot_commands import snapshot_app
-from base.errors import InvalidRequest, NotConnected, StorageError
+from base.errors import InvalidRequest, StorageError
 from base.units import format_size, parse_size
 
 if TYPE_CHECKING:
@@ -36,11 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="A storage cluster that you can break: eight nodes, replicated regions, NBD hosts.\n\n"
-    "Start with `eightfold up`, then in another terminal `eightfold volume create v1 10GiB`, and"
-    " use nbd://127.0.0.1:10809/v1 with any NBD client. `eightfold demo` shows it all in a minute.",
 )
-node_app = typer.Typer(no_args_is_help=True, help="Look at node processes, kill and start them.")
 volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and remove volumes.")
 app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
@@ -49,13 +54,34 @@ app.add_typer(region_app, name="region")
 app.add_typer(mqtt_app, name="mqtt")
 app.command()(rebalance)
 app.command()(check)
+app.command()(health)
 
 
-def _number(node: str) -> int:
-    digits = node.removeprefix("n")
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 3:
-        raise InvalidRequest(f"{node!r} is not a node; nodes are called n0 to n7")
-    return int(digits)
+@app.callback()
+def found_by(
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EIGHTFOLD_ENDPOINT",
+            metavar="HOST:PORT[,…]",
+            help="Where the API of a node is; the cluster is found by it, and not by --dir.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="EIGHTFOLD_TOKEN_FILE", help="With --endpoint: the token of that cluster."
+        ),
+    ] = None,
+) -> None:
+    """A storage cluster that you can break: eight nodes, replicated regions, NBD hosts.
+
+    Start with `eightfold up`, then in another terminal `eightfold volume create v1 10GiB`, and use
+    nbd://127.0.0.1:10809/v1 with any NBD client. `eightfold demo` shows it all in a minute.
+    """
+    if endpoint is None and token_file is not None:
+        raise InvalidRequest("--token-file belongs to --endpoint; with --dir the token is there")
+    set_outside(None if endpoint is None else Outside(endpoint, token_file))
 
 
 def _bytes(size: str, *, key: str) -> int:
@@ -89,6 +115,7 @@ def up(
     """
     from admin.up import run_up
 
+    no_endpoint("up")
     raise typer.Exit(
         run_up(directory, config_file=config, nodes=nodes, base_port=base_port, as_json=as_json)
     )
@@ -100,7 +127,7 @@ def down(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
     """Stop a cluster that another terminal started, cleanly."""
     from admin.up import run_down
 
-    stopped, killed = run_down(read_cluster(directory))
+    stopped, killed = run_down(local_cluster(directory, PROCESSES))
     if as_json:
         output.emit({"stopped": stopped, "killed": killed})
     else:
@@ -179,127 +206,6 @@ def _placement(answer: dict[str, Any]) -> str:
     if failback == "manual":
         return f"{text}; `eightfold rebalance` brings them back"
     return f"{text}; fail-back brings them back"
-
-
-# --- nodes ---------------------------------------------------------------------------------------
-
-
-@node_app.command("list")
-@reported
-def node_list(directory: Directory = DIRECTORY, as_json: Json = False) -> None:
-    """List the nodes: their process on this machine, and what the cluster thinks of them."""
-    from admin.local import node_pid, process_state
-
-    cluster = read_cluster(directory)
-    known: dict[int, Any] = {}
-    with suppress(NotConnected):  # nobody runs: the directory still says something
-        known = {row["id"]: row for row in client_of(directory).nodes()}
-    rows = []
-    for node in cluster.nodes:
-        pid = node_pid(node)
-        process = "not running" if pid is None else "running"
-        if pid is not None and process_state(pid) in "Tt":
-            process = "paused"
-        local = {
-            "id": node.node, "name": node.name, "process": process, "pid": pid,
-            "host": node.host, "nbd_port": node.nbd_port, "admin_port": node.admin_port,
-        }  # fmt: skip
-        rows.append({**known.get(node.node, {"state": "unknown"}), **local})
-    if as_json:
-        output.emit(rows)
-        return
-    output.table(
-        "",
-        ("node", "process", "pid#", "state", "leader", "owned#", "fair#", "copies#", "stale#",
-         "nbd", "free#"),
-        [
-            (
-                row["name"], row["process"], row["pid"] or "-", _node_state(row),
-                "leads" if row.get("leader") else "", row.get("regions_owned", "-"),
-                row.get("regions_fair", "-"), row.get("regions_copied", "-"),
-                row.get("regions_stale", "-"), f"{row['host']}:{row['nbd_port']}",
-                format_size(row["free_bytes"]) if "free_bytes" in row else "-",
-            )
-            for row in rows
-        ],
-    )  # fmt: skip
-
-
-def _node_state(row: dict[str, Any]) -> str:
-    """With the time that a damped node must still stay up before it gets regions."""
-    left = row.get("damped_s", 0)
-    return f"{row['state']}, {left} s left" if row["state"] == "damped" else str(row["state"])
-
-
-@node_app.command("show")
-@reported
-def node_show(node: Node, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
-    """Show the counters of one node, and the last line of its log when it does not answer."""
-    from admin.client import NodeClient
-    from admin.local import node_pid
-    from admin.spawn import last_line
-
-    cluster = read_cluster(directory)
-    local = cluster.node(_number(node))
-    about: dict[str, Any] = {"name": local.name, "pid": node_pid(local), "log": str(local.log_path)}
-    try:
-        client = closed_after(NodeClient(local, cluster.token(), 5.0))
-        statistics = client.call("GET", "/v1/statistics")
-    except NotConnected:
-        statistics = None
-        about["last_line"] = last_line(local.log_path)
-    if as_json:
-        output.emit({**about, "statistics": statistics})
-        return
-    rows: list[tuple[str, object]] = list(about.items())
-    for key, value in (statistics or {}).items():
-        if isinstance(value, dict):
-            rows += [(f"{key} {name}", each) for name, each in value.items()]
-        else:
-            rows.append((key, value))
-    output.table("", ("", "#"), [(key.replace("_", " "), value) for key, value in rows])
-
-
-@node_app.command("kill")
-@reported
-def node_kill(
-    node: Node,
-    signal_name: Annotated[
-        str, typer.Option("--signal", help="KILL, TERM (clean stop), STOP (pause) or CONT.")
-    ] = "KILL",
-    directory: Directory = DIRECTORY,
-    as_json: Json = False,
-) -> None:
-    """Send a signal to the process of a node: by default SIGKILL, which it cannot notice.
-
-    The process is found by its pid file and its start time, so no other process can be hit.
-    """
-    from admin.local import signal_node
-
-    wanted = signal_name.upper().removeprefix("SIG")
-    if wanted not in ("KILL", "TERM", "STOP", "CONT"):
-        raise InvalidRequest(f"--signal: {signal_name} is not KILL, TERM, STOP or CONT")
-    local = read_cluster(directory).node(_number(node))
-    pid = signal_node(local, signal.Signals[f"SIG{wanted}"])
-    if as_json:
-        output.emit({"node": local.node, "pid": pid, "signal": wanted})
-    else:
-        output.say(f"sent SIG{wanted} to node {local.name}, process {pid}")
-
-
-@node_app.command("start")
-@reported
-def node_start(node: Node, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
-    """Start one node again, on its own disks and journal. A running `up` shows and stops it too."""
-    from admin.spawn import start_alone
-
-    cluster = read_cluster(directory)
-    local = cluster.node(_number(node))
-    pid = start_alone(cluster, local)
-    if as_json:
-        output.emit({"node": local.node, "pid": pid})
-    else:
-        output.say(f"node {local.name} started as process {pid}; its log is {local.log_path}")
 
 
 # --- volumes -------------------------------------------------------------------------------------
@@ -573,6 +479,7 @@ def attach(
 
     from base.place import local_socket
 
+    local_cluster(directory, "the secret of the nodes")
     client = client_of(directory)
     client.volume(volume)
     path = socket or directory / f"{volume}.sock"
@@ -605,6 +512,7 @@ def demo(
     """
     from admin.demo import run
 
+    no_endpoint("demo")
     size_bytes = _bytes(size, key="--size")
     raise typer.Exit(
         run(nodes=nodes, size_bytes=size_bytes, seconds=seconds, keep=keep, as_json=as_json)

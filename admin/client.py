@@ -37,6 +37,8 @@ class NodeClient:
         self.node = node
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._seconds = seconds
+        # Who is asked for the first time has not said yet which node it is.
+        self._name = node.name if node.node >= 0 else f"at {node.host}:{node.admin_port}"
         self._link: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
@@ -71,7 +73,7 @@ class NodeClient:
         link = self._connect()
         assert link.sock is not None
         link.sock.settimeout(seconds)
-        name = self.node.name
+        name = self._name
         try:
             payload = None if body is None else json.dumps(body)
             link.request(method, target, payload, self._headers)
@@ -97,7 +99,7 @@ class NodeClient:
             link.connect()
         except OSError as error:
             reason = getattr(error, "strerror", None) or error
-            raise NotConnected(f"node {node.name} is not reachable: {reason}") from None
+            raise NotConnected(f"node {self._name} is not reachable: {reason}") from None
         self._link = link
         return link
 
@@ -107,13 +109,11 @@ class NodeClient:
         try:
             answer = json.loads(raw)
         except ValueError:
-            raise RemoteProtocolError(
-                f"node {self.node.name} answered {status} and no JSON"
-            ) from None
+            raise RemoteProtocolError(f"node {self._name} answered {status} and no JSON") from None
         if status < 300:
             return answer
         if not isinstance(answer, dict) or "code" not in answer:
-            raise RemoteProtocolError(f"node {self.node.name} answered {status}")
+            raise RemoteProtocolError(f"node {self._name} answered {status}")
         raise from_code(str(answer["code"]), str(answer.get("text", "")))
 
 
@@ -167,10 +167,8 @@ class ClusterClient:
             self._first = number
             return answer
         if refused is None or isinstance(refused, NotConnected):
-            raise NotConnected(
-                f"no node of the cluster in {self.cluster.directory} can be reached;"
-                " start it with `eightfold up`"
-            )
+            start = "" if self.cluster.endpoints else "; start it with `eightfold up`"
+            raise NotConnected(f"no node of the cluster {self.cluster.where} can be reached{start}")
         raise refused
 
     def status(self) -> Any:

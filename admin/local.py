@@ -59,6 +59,12 @@ class LocalCluster:
     cluster_id: str
     nodes: tuple[LocalNode, ...]
     mqtt: dict[str, Any] = field(default_factory=dict)  # the section of the configuration
+    endpoints: str = ""  # when it was found by these addresses; then there is no directory
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"at {self.endpoints}" if self.endpoints else f"in {self.directory}"
 
     def node(self, number: int) -> LocalNode:
         """NotFound names the nodes there are."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from base.errors import ConfigError, InvalidRequest
+from base.place import others_may_read
 from transport.broker import BrokerAddress, tls_context
 
 PORT_DEFAULT: Final = 1883
@@ -45,7 +46,7 @@ def password_of(directory: Path, options: Mapping[str, Any]) -> str:
             password = stream.read(PASSWORD_BYTES_MAX).strip().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"mqtt.password_file: {path}: cannot be read: {error}") from None
-    if mode & 0o077:
+    if others_may_read(path, mode):
         raise ConfigError(
             f"mqtt.password_file: {path}: others may read it (mode {mode:04o}); run chmod 600 on it"
         )

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from admin import output
-from admin.arguments import DIRECTORY, Directory, Json, Node
-from admin.local import read_cluster
+from admin.arguments import DIRECTORY, Directory, Json, Node, local_cluster
 from admin.output import reported
 from base.errors import AlreadyExists, InvalidRequest, RequestTimeout
 
@@ -31,7 +30,7 @@ def _operator(directory: Path, on_message: OnManagement) -> MqttOperator:
     from admin.mqtt_access import broker_address
     from admin.mqtt_operator import MqttOperator
 
-    cluster = read_cluster(directory)
+    cluster = local_cluster(directory, "the address of the broker")
     return MqttOperator(
         broker_address(directory, cluster.mqtt),
         cluster.cluster_id,
@@ -129,7 +128,7 @@ def mqtt_broker(directory: Directory = DIRECTORY, as_json: Json = False) -> None
     """Start the cluster's own broker again after it was killed, in the background."""
     from admin.broker_process import broker_pid, start_broker
 
-    cluster = read_cluster(directory)
+    cluster = local_cluster(directory, "the address of the broker")
     if not cluster.mqtt.get("embedded"):
         raise InvalidRequest("this cluster has no broker of its own: mqtt.embedded is false")
     if broker_pid(cluster) is not None:

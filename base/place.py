@@ -1,4 +1,4 @@
-"""plan: where the parts of a node find each other: addresses, and sockets on one machine."""
+"""plan: where the parts of a node find each other, and what they have to know for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from base.errors import ConfigError
 Address = tuple[str, int] | str  # TCP host and port, or the path of a Unix socket
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+# Where container engines mount secrets; they decide who may read them, and the node may not.
+MOUNTED_SECRETS: Final = Path("/run/secrets")
 SOCKET_PATH_BYTES_MAX: Final = 100  # the kernel takes 107 bytes; keep clear of it
 _NAME: Final = "mesh.sock"
 
@@ -24,6 +26,11 @@ def local_socket(directory: Path, host: str) -> str | None:
     if host not in LOOPBACK or len(path.encode()) > SOCKET_PATH_BYTES_MAX:
         return None
     return path
+
+
+def others_may_read(path: Path, mode: int) -> bool:
+    """Whether a secret of this mode is open to others of the machine."""
+    return bool(mode & 0o077) and path.parent != MOUNTED_SECRETS
 
 
 def parse_address(text: str, key: str) -> Address:

@@ -16,14 +16,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m node", description="Run one Eightfold node.")
     parser.add_argument("--dir", type=Path, required=True, help="directory of the cluster")
     parser.add_argument("--id", type=int, required=True, help="number of the node, 0 to 7")
+    parser.add_argument("--config", type=Path, help="take this configuration into the directory")
+    parser.add_argument(
+        "--blank", action="store_true", help="the node has lost all it had; its cluster goes on"
+    )
     options = parser.parse_args()
     # NumPy's arrays here are small: its thread pool would only cost memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     without_terminal()
-    from node.cluster_directory import run_claimed
-    from node.daemon import run_process
+    from node.cluster_directory import adopt, run_claimed
+    from node.daemon import FORMED_MARK, run_process
 
     try:
+        if options.config is not None:
+            adopt(options.dir, options.config)
+        if options.blank:
+            # Else an empty store would pass for one that has never promised anything.
+            (options.dir / FORMED_MARK).touch()
         return run_claimed(options.dir, options.id, run_process)
     except StorageError as error:
         sys.stderr.write(f"eightfold: {error}\n")

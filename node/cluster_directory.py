@@ -22,6 +22,7 @@ from typing import IO, Final
 
 from admin.local import LOCK_FILE, LOG_FILE, PID_FILE, write_pid_file
 from base.errors import AlreadyExists, ConfigError
+from base.place import others_may_read
 from base.units import MiB
 from node.config import (
     FILE_NAME,
@@ -58,6 +59,20 @@ def prepare(directory: Path, config: ClusterConfig) -> ClusterConfig:
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: {error.strerror}") from None
     return config
+
+
+def adopt(directory: Path, config_file: Path) -> None:
+    """Write the configuration that every node of a deployment is handed beside the node's data.
+
+    Secrets are handed out too, so none are made. ConfigError: it cannot be read or written, breaks
+    a rule, or describes other disks than there are.
+    """
+    config = choose(directory, config_file=config_file)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(directory / FILE_NAME, render(config))
+    except OSError as error:
+        raise ConfigError(f"{error.filename or directory}: {error.strerror}") from None
 
 
 def choose(
@@ -124,7 +139,7 @@ def read_secret(path: Path) -> bytes:
             secret = stream.read(4096).strip()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if mode & 0o077:
+    if others_may_read(path, mode):
         raise ConfigError(f"{path}: others may read it (mode {mode:04o}); run chmod 600 on it")
     if len(secret) < 16:
         raise ConfigError(f"{path}: a secret has at least 16 characters")
@@ -161,7 +176,7 @@ def check_free(config: ClusterConfig, directory: Path) -> None:
         node = node_config(config, directory, options.id)
         _claim(node.directory / LOCK_FILE, f"node {node.name} already runs").close()
         for key in ("mesh_port", "nbd_port", "admin_port"):
-            _check_port(options.host, getattr(options, key), f"node {node.name}: {key}")
+            _check_port(options.listens_at, getattr(options, key), f"node {node.name}: {key}")
 
 
 def _check_port(host: str, port: int, where: str) -> None:

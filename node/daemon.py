@@ -549,13 +549,13 @@ async def _serve(config: NodeConfig, stop: asyncio.Event, tap: EventTap) -> int:
             bytes_in_flight_max=cluster.host.bytes_in_flight_max,
         ),
     )
-    await target.listen_tcp(config.options.host, config.options.nbd_port)
+    await target.listen_tcp(config.options.listens_at, config.options.nbd_port)
     view = OperatorView(node, config, target, stop)
     from admin.http import serve  # late: it costs 50 ms that the data path need not wait for
 
     api = await serve(
         view,
-        host=config.options.host,
+        host=config.options.listens_at,
         port=config.options.admin_port,
         token=read_secret(config.token_path).decode(),
         node=config.name,

@@ -117,6 +117,11 @@ class NodeOptions(Options):
         max_length=255,
         description="Address to listen on, and where the other nodes find it.",
     )
+    listen: str = Field(
+        default="",
+        max_length=255,
+        description="Address to listen on, when it is not host; 0.0.0.0: every one.",
+    )
     mesh_port: Port = Field(description="For the other nodes.")
     nbd_port: Port = Field(description="For hosts.")
     admin_port: Port = Field(description="For the JSON API and the command line.")
@@ -130,6 +135,11 @@ class NodeOptions(Options):
         default={},
         description="Where this node dials a peer of a higher id, when not at its host and port.",
     )
+
+    @property
+    def listens_at(self) -> str:
+        """The address to bind to."""
+        return self.listen or self.host
 
     @model_validator(mode="before")
     @classmethod

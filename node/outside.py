@@ -67,7 +67,7 @@ def bus_of(
             incarnation=incarnation,
             cluster_id=cluster_id,
             secret=secret,
-            listen=(config.options.host, config.options.mesh_port),
+            listen=(config.options.listens_at, config.options.mesh_port),
             peers={NodeId(peer.id): _address_of(config, peer) for peer in config.peers},
             local_socket=local_socket(config.directory, config.options.host),
             limits=LinkLimits(backoff_max_ms=backoff_ms_max),

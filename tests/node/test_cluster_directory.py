@@ -6,7 +6,9 @@ import pytest
 
 from admin.local import node_pid, read_cluster
 from base.errors import AlreadyExists, ConfigError
+from base.place import others_may_read
 from node.cluster_directory import (
+    adopt,
     check_free,
     choose,
     claim_directory,
@@ -137,3 +139,26 @@ def test_pid_file_goes_with_the_node(tmp_path: Path) -> None:
     free_port_config(tmp_path)
     run_claimed(tmp_path, 0, lambda directory, node: 0)
     assert node_pid(read_cluster(tmp_path).node(0)) is None
+
+
+def test_configuration_that_is_handed_out_is_adopted_without_secrets(tmp_path: Path) -> None:
+    given = tmp_path / "given.yaml"
+    given.write_text(render(default_cluster(2)))
+    adopt(tmp_path / "c", given)
+    assert [each.name for each in (tmp_path / "c").iterdir()] == ["cluster.yaml"]
+    assert load(tmp_path / "c" / "cluster.yaml") == default_cluster(2)
+
+
+def test_adopted_configuration_may_not_describe_other_disks(tmp_path: Path) -> None:
+    given = tmp_path / "given.yaml"
+    given.write_text(render(default_cluster(2)))
+    adopt(tmp_path / "c", given)
+    given.write_text(render(default_cluster(2, disks={"cages": 2})))
+    with pytest.raises(ConfigError, match="disks: cannot change"):
+        adopt(tmp_path / "c", given)
+
+
+def test_only_engines_may_hand_out_secrets_that_others_can_read(tmp_path: Path) -> None:
+    assert others_may_read(tmp_path / "secret", 0o644)
+    assert not others_may_read(tmp_path / "secret", 0o600)
+    assert not others_may_read(Path("/run/secrets/secret"), 0o444)
