@@ -121,25 +121,25 @@ class NbdDoor:
     async def perform(self, operation: HostOperation) -> bytes:
         """Once, at the node that is connected.
 
-        A path that had ended before the call has taken nothing, so another is tried; what was sent
-        is never sent again.
+        A path that had ended before the call has taken nothing, nor has a node that is stopping and
+        says so, so another is tried; nothing else that was sent is sent again.
         """
         while True:
             client = await self._connected()
             try:
                 return await self._once(client, operation)
-            except NotConnected:
+            except (NotConnected, Stopping):
                 await self._lost(client)
 
     async def _once(self, client: NbdClient, operation: HostOperation) -> bytes:
-        """NotConnected: nothing was sent. Every other error of a path leaves it unknown."""
+        """NotConnected, Stopping: nothing was done. Other errors of a path leave it unknown."""
         try:
             async with asyncio.timeout(self._silent_ms / 1000):
                 return await _sent(client, operation)
         except TimeoutError:
             await self._lost(client)
             raise RequestTimeout(f"no answer within {self._silent_ms} ms") from None
-        except (LinkLost, RequestTimeout, Stopping):
+        except (LinkLost, RequestTimeout):
             await self._lost(client)
             raise
 

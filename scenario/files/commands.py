@@ -123,7 +123,7 @@ def _written(scenario: Scenario) -> dict[str, Any]:
 def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE|NAME…", help="What to check.")],
     on: Annotated[
-        str, typer.Option(help="Also whether this world can run it: sim, processes.")
+        str, typer.Option(help="Also whether this world can run it: sim, processes, compose.")
     ] = "",
     as_json: Json = False,
 ) -> None:
@@ -189,9 +189,7 @@ def print_schema(as_json: Json = False) -> None:
 @refusing
 def run(
     file: File,
-    on: Annotated[
-        str, typer.Option(help="The world: sim (virtual time) or processes (real ones).")
-    ] = "sim",
+    on: Annotated[str, typer.Option(help="The world: sim, processes or compose.")] = "sim",
     seed: Annotated[
         int | None, typer.Option(min=0, help="In place of the seed of the file.")
     ] = None,

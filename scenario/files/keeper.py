@@ -29,6 +29,7 @@ from base.errors import LinkLost, StorageError
 from base.units import NS_PER_MS, NS_PER_S
 
 RESUME, START = "resume", "start"  # what ends a lease
+BROKER = "broker"  # as START, of the broker; only a cluster that has one in a container knows it
 COMMAND_BYTES_MAX: Final = 64 * 1024
 END_SECONDS: Final = 30.0
 REMOVE_TRIES: Final = 100  # nodes that are still ending write into the room

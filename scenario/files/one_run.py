@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Final
 
 from base.errors import InvalidRequest
+from scenario.files.container_cluster import ContainerCluster
 from scenario.files.failovers import failovers
 from scenario.files.models import Scenario
 from scenario.files.process_world import ProcessWorld
@@ -23,6 +25,7 @@ from sim.random import SeedStreams
 _MAKE: Final[dict[str, Callable[[Scenario, int], World]]] = {
     "sim": SimWorld,
     "processes": ProcessWorld,
+    "compose": partial(ProcessWorld, kind=ContainerCluster),
 }
 
 

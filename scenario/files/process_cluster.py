@@ -8,6 +8,7 @@ it is closed.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,9 +22,11 @@ from admin.client import ClusterClient
 from admin.local import LocalCluster, LocalNode, node_pid, process_state, read_cluster, signal_node
 from admin.spawn import NodeProcesses, pause, stop_nodes
 from base.clock import RealClock
-from base.errors import LinkLost, NoSpace, RequestTimeout, StorageError
-from base.place import LOOPBACK
+from base.errors import LinkLost, NoSpace, NotFound, RequestTimeout, StorageError
+from base.place import LOOPBACK, local_socket
 from base.units import NS_PER_S, GiB, MiB
+from host.attach import AttachedVolume
+from node.cluster_directory import read_secret
 from node.config import ClusterConfig, default_cluster, render
 from scenario.files.keeper import Keeper
 from scenario.files.models import Cluster
@@ -39,6 +42,8 @@ from scenario.files.view import (
     VolumeNow,
 )
 from scenario.links import Links
+from scenario.recorded_host import AttachedDoor, Door
+from transport.mesh import MeshClient, MeshClientConfig
 
 READY_S: Final = 60
 ANSWER_S: Final = 1.0
@@ -46,6 +51,7 @@ CHANGE_S: Final = 30.0
 LOOK_S: Final = 0.05
 REGION_BYTES: Final = MiB
 _TABLES: Final = {"l2_entries": 8, "l3_entries": 8}  # of pages of 16 KiB: a region of 1 MiB
+OnFailure = Callable[[str, BaseException], None]
 _PORTS: Final[list[int]] = list(range(24_000, 31_000, 32))
 
 
@@ -89,10 +95,13 @@ def _config(wanted: Cluster) -> ClusterConfig:
 class ProcessCluster:
     """Made, then started; closed at the end, whatever happened."""
 
+    paused_as = "in state T"
+    attempts_max = 100  # of one operation of a host: what is repeated is known by its name
+
     def __init__(self, wanted: Cluster) -> None:
         self._wanted = wanted
         self._clock = RealClock()
-        self._room = Path(tempfile.mkdtemp(prefix="eightfold-scenario-"))
+        self._room: Path | None = None
         self._links: Links | None = None
         self._keeper: Keeper | None = None
         self._processes: NodeProcesses | None = None
@@ -107,6 +116,7 @@ class ProcessCluster:
     def start(self) -> None:
         """All nodes, until each serves hosts. StorageError says which did not."""
         config = _config(self._wanted)
+        self._room = Path(tempfile.mkdtemp(prefix="eightfold-scenario-"))
         self._links = Links({node.id: (node.host, node.mesh_port) for node in config.nodes})
         nodes = [
             node.model_copy(update={"peer_addresses": self._links.addresses(node.id)})
@@ -141,7 +151,8 @@ class ProcessCluster:
             stop_nodes(self.cluster)
         if self._links is not None:
             self._links.close()
-        shutil.rmtree(self._room, ignore_errors=True)
+        if self._room is not None:
+            shutil.rmtree(self._room, ignore_errors=True)
 
     def wait(self, what: str, condition: Callable[[], Any], seconds: float = READY_S) -> None:
         """RequestTimeout: it did not become so. Errors on the way count as not yet."""
@@ -266,7 +277,7 @@ class ProcessCluster:
     def create(self, name: str, regions: int) -> int:
         """A volume that hosts can use at every node. Its number."""
         group = "raid1" if self._wanted.mirrored_disks else "raid0"
-        spec = {"name": name, "size_bytes": regions * REGION_BYTES, "group": group}
+        spec = {"name": name, "size_bytes": regions * REGION_BYTES, "group": group, **_TABLES}
         self.operator.create_volume(spec)
         path = f"/v1/volumes/{name}"
         for node in self.cluster.nodes:
@@ -274,6 +285,17 @@ class ProcessCluster:
         self._volumes.append(name)
         self.wait(f"{name} has its copies", lambda: self.look().redundant)
         return int(self.operator.volume(name)["id"])
+
+    def door(self, name: str, rng: random.Random, failed: OnFailure) -> Door:
+        """How a host reaches a volume: attached, with links to all nodes. Not open yet."""
+        about = self.cluster
+        addresses = tuple(
+            local_socket(node.directory, node.host) or (node.host, node.mesh_port)
+            for node in about.nodes
+        )
+        config = MeshClientConfig(about.cluster_id, read_secret(about.secret_path), addresses)
+        bus = MeshClient(config, rng=rng, on_failure=failed)
+        return AttachedDoor(AttachedVolume(name, bus=bus, clock=self._clock, rng=rng))
 
     def signal(self, number: int, which: signal.Signals) -> None:
         """NotFound: it does not run."""
@@ -296,6 +318,18 @@ class ProcessCluster:
         if self._links is None:
             raise LinkLost("the cluster has not been started")
         self._links.stand(strike, "reset" if reset else "cut", ways, for_ms)
+
+    def broker_pid(self) -> int:
+        """Of the process of the broker; 0: it does not run. NotFound: there is none."""
+        raise NotFound("this cluster has no broker")
+
+    def kill_broker(self) -> None:
+        """At once. NotFound as above, as for the next one."""
+        raise NotFound("this cluster has no broker")
+
+    def joined_broker(self, since_ns: int) -> list[int]:
+        """Nodes that have said since then, in time of day, that they are at the broker."""
+        raise NotFound("this cluster has no broker")
 
     def mend(self, strike: int) -> None:
         """These ways pass, unless another strike has cut them too."""

@@ -20,16 +20,13 @@ import structlog
 from admin.spawn import pause
 from base.clock import RealClock
 from base.errors import StorageError
-from base.place import local_socket
 from base.tasks import Supervisor
 from base.units import NS_PER_MS, NS_PER_S
-from host.attach import AttachedVolume
-from node.cluster_directory import read_secret
 from scenario.checkers import check_history
 from scenario.cluster_host import Sweep
 from scenario.faults import severed
 from scenario.files import receipts as rc
-from scenario.files.keeper import RESUME, START
+from scenario.files.keeper import BROKER, RESUME, START
 from scenario.files.models import Scenario, Workload
 from scenario.files.process_cluster import REGION_BYTES, ProcessCluster
 from scenario.files.runner import (
@@ -49,9 +46,8 @@ from scenario.files.verdict import Figures
 from scenario.files.view import ALIVE, PAUSED
 from scenario.files.world import OnLine
 from scenario.history import History
-from scenario.recorded_host import AttachedDoor, Door, RecordedHost
+from scenario.recorded_host import RecordedHost
 from scenario.workload import Host, HostConfig
-from transport.mesh import MeshClient, MeshClientConfig
 
 LOOK_S: Final = 0.05
 SIGNALLED_S: Final = 1.0
@@ -71,10 +67,12 @@ class _Standing:
 
 @dataclass(slots=True)
 class ProcessWorld:
-    """One run of one scenario. seed: of hosts and draws; time is real, and no run like another."""
+    """One run of one scenario. seed: of hosts and draws; time is real, and no run like another.
+    kind: of cluster, which says how a node is started and stopped, and how hosts reach it."""
 
     scenario: Scenario
     seed: int
+    kind: type[ProcessCluster] = ProcessCluster
     _runner: Runner = field(init=False)
     _cluster: ProcessCluster = field(init=False)
     _clock: RealClock = field(default_factory=RealClock)
@@ -104,7 +102,7 @@ class ProcessWorld:
     async def _run(self, on_line: OnLine) -> Figures:
         loop = asyncio.get_running_loop()
         supervisor = Supervisor("scenario", self._failed)
-        self._cluster = ProcessCluster(self.scenario.cluster)
+        self._cluster = self.kind(self.scenario.cluster)
         broken = failed = ""
         try:
             await loop.run_in_executor(None, self._form)
@@ -190,24 +188,18 @@ class ProcessWorld:
             trim_weight=mix.trim,
             zero_weight=mix.zero,
             fua_percent=workload.fua // 10,
+            attempts_max=self._cluster.attempts_max,
             hot_blocks=workload.skew.hot_blocks,
             hot_percent=workload.skew.operations // 10,
         )
 
     def _host(self, kind: type[Host], habits: HostConfig, volumes: tuple[str, ...]) -> RecordedHost:
-        """Attached to these volumes, with links to all nodes."""
-        number, about = len(self._hosts), self._cluster.cluster
+        """Of these volumes; not open yet."""
+        number = len(self._hosts)
         rng = random.Random(f"{self.seed} {number}")
-        addresses = tuple(
-            local_socket(node.directory, node.host) or (node.host, node.mesh_port)
-            for node in about.nodes
-        )
-        config = MeshClientConfig(about.cluster_id, read_secret(about.secret_path), addresses)
-        doors: dict[int, Door] = {}
-        for name in volumes:
-            bus = MeshClient(config, rng=rng, on_failure=self._failed)
-            view = AttachedVolume(name, bus=bus, clock=self._clock, rng=rng)
-            doors[self._volumes[name]] = AttachedDoor(view)
+        doors = {
+            self._volumes[name]: self._cluster.door(name, rng, self._failed) for name in volumes
+        }
         host = RecordedHost(kind(number, habits, rng, self._history), doors, self._clock)
         self._hosts.append(host)
         return host
@@ -338,11 +330,13 @@ class ProcessWorld:
                 self._wait(lambda: all(cluster.state(n) == PAUSED for n in nodes))
                 return _Standing(
                     strike,
-                    lambda: _said(f"n{n} is in state T" for n in nodes)
+                    lambda: _said(f"n{n} is {cluster.paused_as}" for n in nodes)
                     if all(cluster.state(n) == PAUSED for n in nodes) else "",
                     lambda: _said(f"n{n} runs" for n in nodes)
                     if all(cluster.state(n) == ALIVE for n in nodes) else "",
                 )  # fmt: skip
+            case "broker_kill":
+                return self._strike_broker(strike)
         ways = self._ways(strike)
         reset = getattr(strike.step, "behaviour", "") == "reset"
         cluster.cut(strike.number, ways, strike.step.for_ms, reset=reset)
@@ -353,6 +347,19 @@ class ProcessWorld:
         until_ns = self._clock.now_ns() + int(SIGNALLED_S * NS_PER_S)
         while not condition() and self._clock.now_ns() < until_ns:
             pause(0.005)
+
+    def _strike_broker(self, strike: Strike) -> _Standing:
+        """It is back when every node has said so, and not when its process runs again."""
+        cluster, nodes = self._cluster, len(self._cluster.cluster.nodes)
+        pid, since_ns = cluster.broker_pid(), self._clock.wall_ns()
+        cluster.lease(strike.number, BROKER, (), strike.step.for_ms)
+        cluster.kill_broker()
+        return _Standing(
+            strike,
+            lambda: f"process {pid} of the broker is gone" if cluster.broker_pid() != pid else "",
+            lambda: f"all {nodes} nodes have joined the broker again"
+            if len(cluster.joined_broker(since_ns)) == nodes else "",
+        )  # fmt: skip
 
     def _ways(self, strike: Strike) -> list[tuple[int, int]]:
         """(sender, receiver) of all that is cut."""

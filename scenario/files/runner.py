@@ -21,7 +21,7 @@ from scenario.files.targets import NoTarget, Places, resolve
 from scenario.files.triggers import DONE, HEALED, OBSERVED, STRUCK
 from scenario.files.view import ClusterView, Happened, changes
 
-HEAL_MS_MAX: Final = 30_000  # beyond its time to live, until a fault must have healed
+HEAL_MS_MAX: Final = 60_000  # beyond its time to live, until a fault must have healed
 OPERATION_MS_MAX: Final = 30_000
 SETTLE_MS_MAX: Final = 60_000
 STRIKES_MAX: Final = 10_000
@@ -317,6 +317,8 @@ class Runner:
             sides = tuple(groups[place] for place in range(len(wanted)))
             nodes = sides[0] if "from" in fields else taken
             return Places(nodes=nodes), sides
+        if not fields:
+            return Places(), ()  # there is only one such thing
         (target,) = (target for each in fields.values() for target in each)
         return resolve(target, view, self.rng, hit=self._hit), ()
 

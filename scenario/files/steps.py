@@ -154,6 +154,13 @@ class Pause(Step):
     for_: _For
 
 
+class BrokerKill(Step):
+    """SIGKILL to the broker of the management plane, which comes back after `for`."""
+
+    do: Literal["broker_kill"]
+    for_: _For
+
+
 class Slow(Step):
     """A processor that gets one part in `factor` of its time."""
 
@@ -342,8 +349,8 @@ class Rebalance(Step):
 
 
 AnyStep = Annotated[
-    Kill | PowerCut | Stop | Pause | Slow | Cut | Partition | Flap | Clog | Delay | Garble
-    | SlowDisk | DiskDead | DiskError | Fill | SyncFailure | Rot | Lie | LoopCut | SledPull
+    Kill | PowerCut | Stop | Pause | BrokerKill | Slow | Cut | Partition | Flap | Clog | Delay
+    | Garble | SlowDisk | DiskDead | DiskError | Fill | SyncFailure | Rot | Lie | LoopCut | SledPull
     | CagePull | ClockDrift | ClockJump | Grow | Rebalance,
     Field(discriminator="do"),
 ]  # fmt: skip

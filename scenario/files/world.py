@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from base.errors import InvalidRequest
 from scenario.files.models import Scenario
 from scenario.files.runner import Line, Runner
-from scenario.files.steps import VERBS
+from scenario.files.steps import VERBS, Cut, Partition, Step
 from scenario.files.verdict import Figures
 from scenario.files.view import CLUSTER_EVENTS
 
@@ -19,13 +19,15 @@ OnLine = Callable[[Line], None]
 @dataclass(frozen=True, slots=True)
 class Ability:
     """Of a world. verbs: that it can do. events: beyond those of a cluster, that it can tell.
-    refuses: by verb, why it cannot do it, in better words."""
+    refuses: by verb, why it cannot do it, in better words. cannot: why it cannot do this very step
+    of a verb that it can; "" when it can."""
 
     name: str
     text: str
     verbs: frozenset[str]
     events: frozenset[str] = frozenset()
     refuses: Mapping[str, str] = field(default_factory=dict)
+    cannot: Callable[[Step], str] = lambda _step: ""
 
 
 class World(Protocol):
@@ -39,7 +41,7 @@ class World(Protocol):
 SIM: Final = Ability(
     "sim",
     "whole nodes in one process, on virtual time; the same seed gives the same run",
-    frozenset(VERBS),
+    frozenset(VERBS) - {"broker_kill"},
     frozenset(
         ("block mended", "page repaired", "disk left", "node stopped itself", "journal full",
          "all power lost")
@@ -50,7 +52,36 @@ PROCESSES: Final = Ability(
     "node processes of this machine on real time; links lead through a relay",
     frozenset(("kill", "stop", "pause", "cut", "partition", "grow", "rebalance")),
 )
-WORLDS: Final[dict[str, Ability]] = {world.name: world for world in (SIM, PROCESSES)}
+
+
+def _not_by_networks(step: Step) -> str:
+    """Containers are cut off by moving them to other networks; nothing stands in their links."""
+    if not isinstance(step, Cut | Partition):
+        return ""
+    if step.behaviour == "reset":
+        return "a link that is cut off by the network is a black hole, never a reset"
+    if isinstance(step, Partition):
+        members = [
+            each.number for target in step.groups for each in target.walk() if each.what == "node"
+        ]
+        twice = sorted({f"n{each}" for each in members if members.count(each) > 1})
+        return f"{', '.join(twice)} cannot be on two networks" if twice else ""
+    if step.direction != "both":
+        return f"what is cut off by the network is cut both ways, and not {step.direction}"
+    if step.to.what != "rest":
+        return f"a network cuts off all the rest, and not {step.to.text}"
+    return ""
+
+
+COMPOSE: Final = Ability(
+    "compose",
+    "containers of `docker compose up`, on real time; hosts use the published ports",
+    frozenset(
+        ("kill", "stop", "pause", "cut", "partition", "broker_kill", "grow", "rebalance")
+    ),
+    cannot=_not_by_networks,
+)  # fmt: skip
+WORLDS: Final[dict[str, Ability]] = {world.name: world for world in (SIM, PROCESSES, COMPOSE)}
 
 
 def cannot(scenario: Scenario, ability: Ability) -> list[str]:
@@ -67,10 +98,14 @@ def require(scenario: Scenario, ability: Ability) -> None:
 
 def _verbs(scenario: Scenario, ability: Ability) -> Iterator[str]:
     for number, step in enumerate(scenario.timeline):
-        if step.do in ability.verbs:
+        why = ability.cannot(step)
+        if step.do in ability.verbs and not why:
             continue
-        able = [world.name for world in WORLDS.values() if step.do in world.verbs]
-        why = ability.refuses.get(step.do, f"{step.do} cannot be done on {ability.name}")
+        able = [
+            world.name for world in WORLDS.values()
+            if step.do in world.verbs and not world.cannot(step)
+        ]  # fmt: skip
+        why = why or ability.refuses.get(step.do, f"{step.do} cannot be done on {ability.name}")
         where = f"it can on {', '.join(able)}" if able else "no world can do it"
         yield f"{scenario.scenario}: {scenario.step_name(number)}: {why}; {where}"
 

@@ -298,7 +298,7 @@ def test_world_refuses_what_it_cannot_do_before_the_start_and_names_those_that_c
     least = replace(SIM, name="least", verbs=frozenset(["pause"]), events=frozenset())
     asked = scenario(f"name: a, at: 1s, {KILL}", expect="{seen: [page repaired]}")
     first, second = cannot(asked, least)
-    assert first == "x: a: kill cannot be done on least; it can on sim, processes"
+    assert first == "x: a: kill cannot be done on least; it can on sim, processes, compose"
     assert "least cannot tell of 'page repaired'; sim can" in second
     with pytest.raises(InvalidRequest, match=r"it can on sim"):
         require(asked, least)
