@@ -15,10 +15,12 @@ CMD ["eightfold", "--help"]
 
 # A pattern may match nothing, a name may not; pyproject.toml is there so that something is copied.
 COPY pyproject.toml build/wheel[s] /wheels/
-# What other people made changes seldom, and is kept by the engine from one build to the next.
+# What other people made changes seldom, and is kept by the engine from one build to the next. The
+# reports of scenarios are drawn where scenarios are run, which is not here.
 RUN set -e; mkdir -p /opt/eightfold /var/lib/eightfold; chown 10001:10001 /var/lib/eightfold; \
     python3 -c 'import tomllib; f = open("/wheels/pyproject.toml", "rb"); \
-print(*tomllib.load(f)["project"]["dependencies"], sep=chr(10))' > /wheels/needed.txt; \
+print(*(each for each in tomllib.load(f)["project"]["dependencies"] if "matplotlib" not in each), \
+sep=chr(10))' > /wheels/needed.txt; \
     python3 -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check \
       --find-links /wheels ${PIP_OPTIONS} --target /opt/eightfold --requirement /wheels/needed.txt; \
     rm -rf /opt/eightfold/*/tests /opt/eightfold/*/*/tests
@@ -26,7 +28,8 @@ COPY . /source
 # Imported once, so that what a node needs is compiled here and not at each of its starts.
 RUN set -e; made=/source; for wheel in /wheels/eightfold-*.whl; do [ ! -e "$wheel" ] || made=$wheel; done; \
     python3 -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check \
-      --find-links /wheels ${PIP_OPTIONS} --no-deps --target /opt/eightfold "$made"; \
-    cd /; python3 -c 'import admin.cli, admin.health, admin.http, admin.mqtt_plane, node.daemon, uvloop'
+      --find-links /wheels ${PIP_OPTIONS} --no-deps --upgrade --target /opt/eightfold "$made"; \
+    cd /; eightfold --help > /dev/null; \
+    python3 -c 'import admin.health, admin.http, admin.mqtt_plane, node.daemon, uvloop'
 # A number, since the name of a user means nothing outside of the image.
 USER 10001:10001

@@ -15,7 +15,7 @@ SEED_BASE := $(or $(shell git log -1 --format=%ct -- '*.py' ':!tests' 2>/dev/nul
 SEEDS_1 ?= 2000
 SEEDS_2 ?= 200
 
-.PHONY: help demo test check simulate scenarios bench clean
+.PHONY: help demo test check simulate scenarios compose-test bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo 'make check   the static gates only: format, lint, types, imports'
 	@echo 'make simulate  seeds that nobody ran before, at both levels of the simulator; some minutes'
 	@echo 'make scenarios  the library of scenarios with 20 seeds each; some minutes'
+	@echo 'make compose-test  eight nodes and a broker in containers, five scenarios; needs a Docker engine'
 	@echo 'make bench   measure a running cluster beside other NBD servers; some minutes'
 	@echo 'make clean   remove what the above made, except the results of measurements'
 
@@ -56,6 +57,10 @@ simulate: $(VENV)/.installed-dev
 # CI runs the first two seeds of each as part of `make test`; this is for the night.
 scenarios: $(VENV)/.installed-dev
 	EIGHTFOLD_SCENARIO_SEEDS=20 $(PYTEST) -n 2 -k library_passes tests/simulation/test_library.py
+
+# Whatever it starts it takes down again, also when it fails. Images stay for the next time.
+compose-test: $(VENV)/.installed
+	@$(BIN)/python -m scenario.files.compose_run --junit build/compose-test.xml
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m scenario.benchmark $(BENCH)

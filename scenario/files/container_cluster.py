@@ -82,9 +82,10 @@ class ContainerCluster(ProcessCluster):
     paused_as = "frozen by its engine"
     attempts_max = 1  # NBD: what had no answer may happen yet, so it is never sent again
 
-    def __init__(self, wanted: Cluster) -> None:
+    def __init__(self, wanted: Cluster, engine: Engine | None = None) -> None:
+        """engine: else the one of DOCKER_HOST."""
         super().__init__(wanted)
-        self._engine = Engine(socket_of(os.environ.get("DOCKER_HOST", "")))
+        self._engine = engine or Engine(socket_of(os.environ.get("DOCKER_HOST", "")))
         self._containers: dict[int, Container] = {}
         self._states: dict[int, str] = {}
         self._states_ns = 0

@@ -62,6 +62,18 @@ def test_secrets_come_from_files_and_are_those_of_the_configuration() -> None:
     assert {str(Path(each).parent) for each in named} == {"/run/secrets"}
 
 
+def test_stack_publishes_the_same_ports_where_a_node_is_placed() -> None:
+    stack = yaml.safe_load((ROOT / "configs" / "compose" / "stack.yml").read_text())
+    assert stack["services"].keys() == COMPOSE["services"].keys()
+    for node in CONFIG.nodes:
+        assert stack["services"][node.host]["ports"] == [
+            {"target": port, "published": port, "mode": "host"}
+            for port in (node.nbd_port, node.admin_port)
+        ]
+    modes = {each["deploy"]["endpoint_mode"] for each in stack["services"].values()}
+    assert modes == {"dnsrr"}
+
+
 def test_broker_is_where_nodes_look_for_it() -> None:
     assert CONFIG.mqtt.host in COMPOSE["services"]
     assert (
@@ -97,3 +109,19 @@ def test_compose_file_is_valid() -> None:
         cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.needs_tool("docker")
+def test_stack_is_valid_and_keeps_what_the_compose_file_says() -> None:
+    answer = subprocess.run(
+        ["docker", "stack", "config",
+         "-c", "docker-compose.yml", "-c", "configs/compose/stack.yml"],
+        cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    merged = yaml.safe_load(answer.stdout)["services"]
+    for node in CONFIG.nodes:
+        service = merged[node.host]
+        assert [port["mode"] for port in service["ports"]] == ["host", "host"]
+        assert service["deploy"]["placement"]["constraints"]
+        assert service["deploy"]["resources"]["limits"]
