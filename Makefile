@@ -60,7 +60,7 @@ scenarios: $(VENV)/.installed-dev
 
 # Whatever it starts it takes down again, also when it fails. Images stay for the next time.
 compose-test: $(VENV)/.installed
-	@$(BIN)/python -m scenario.files.compose_run --junit build/compose-test.xml
+	@$(BIN)/python -m scenario.files.compose_run --junit build/compose-test.xml $(COMPOSE)
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m scenario.benchmark $(BENCH)

@@ -29,6 +29,7 @@ from scenario.files.container_engine import NODE_LABEL, Engine, socket_of
 from scenario.files.junit import junit
 from scenario.files.library import find
 from scenario.files.loader import read
+from scenario.files.models import STEPS_MAX
 from scenario.files.one_run import perform
 from scenario.files.verdict import PASS, Result
 
@@ -36,6 +37,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 SCENARIOS: Final = (
     "owner-killed", "isolated-owner", "paused-owner", "broker-lost", "rolling-restart"
 )  # fmt: skip
+QUICK_STEPS: Final = 3
 PROJECT: Final = "eightfold-test"
 IMAGE: Final = "eightfold:test"
 BASE: Final = "eightfold-base"
@@ -66,6 +68,8 @@ class ComposeRun:
 
     base: str  # a base image that is there already; "": one is made
     scenarios: tuple[str, ...] = SCENARIOS
+    steps_max: int = STEPS_MAX  # of each scenario: its first ones
+    build: bool = True  # else the image is there, from an earlier run
     seconds: dict[str, float] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     _clock: RealClock = field(default_factory=RealClock)
@@ -78,12 +82,17 @@ class ComposeRun:
         engine = Engine(socket_of(os.environ.get("DOCKER_HOST", "")))
         engine.call("GET", "/_ping")
         self._tool = compose_tool()
+        self._began_ns = self._clock.now_ns()
         try:
-            self._build()
-            self._start()
-            for name in self.scenarios:
+            if self.build:
+                self.make_image()
+            if self.scenarios:
+                self._start()
+            for number, name in enumerate(self.scenarios):
+                if number + 1 == len(self.scenarios):
+                    # Before the last one: what has been restarted just now is not looked at yet.
+                    self._see_health(engine)
                 self._play(name)
-            self._see_health(engine)
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not leave half of it
             self._stop()
@@ -115,11 +124,13 @@ class ComposeRun:
 
     # ------------------------------------------------------------------ the image
 
-    def _build(self) -> None:
-        self._began_ns = self._clock.now_ns()
+    def make_image(self) -> None:
+        """Of what lies here. ConfigError: it could not be built."""
         arguments = ["--build-arg", f"BASE={self.base or BASE}"]
         if not self.base:
-            self._command("bash", "configs/compose/base-image.sh", BASE)
+            # A new one each time would throw away all that was built on it.
+            if not self._command("docker", "images", "--quiet", BASE).strip():
+                self._command("bash", "configs/compose/base-image.sh", BASE)
             self._part("base image")
             self._wheels()
             arguments += ["--build-arg", "PIP_OPTIONS=--no-index"]
@@ -200,6 +211,8 @@ class ComposeRun:
 
     def _play(self, name: str) -> None:
         scenario = read(find(name))
+        timeline = scenario.timeline[: self.steps_max]
+        scenario = scenario.model_copy(update={"timeline": timeline})
         command = f"eightfold scenario run {name} --on compose"
         result = perform(scenario, on="compose", seed=scenario.seed, command=command)
         self.results.append(result)
@@ -227,9 +240,16 @@ def main(arguments: list[str] | None = None) -> int:
         " this machine",
     )  # fmt: skip
     parser.add_argument("--junit", type=Path, help="also write a JUnit XML file")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"no more than {QUICK_STEPS} steps of each scenario"
+    )
+    parser.add_argument("--image-only", action="store_true", help="build the image, no more")
+    parser.add_argument("--no-build", action="store_true", help="the image is there already")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupted)
-    run = ComposeRun(options.base, tuple(options.scenarios) or SCENARIOS)
+    scenarios = () if options.image_only else tuple(options.scenarios) or SCENARIOS
+    steps_max = QUICK_STEPS if options.quick else STEPS_MAX
+    run = ComposeRun(options.base, scenarios, steps_max, build=not options.no_build)
     try:
         passed = run.run()
     except StorageError as error:

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from base.errors import NotFound
-from scenario.files.compose_run import ENDPOINTS, NOT_IN_IMAGES, SCENARIOS, compose_tool, main
+from scenario.files.compose_run import (
+    ENDPOINTS,
+    NOT_IN_IMAGES,
+    QUICK_STEPS,
+    SCENARIOS,
+    compose_tool,
+    main,
+)
 from scenario.files.library import find
 from scenario.files.loader import read
 from scenario.files.world import COMPOSE, cannot
@@ -51,6 +58,16 @@ def test_no_engine_is_said_plainly_and_fails(
     told = capsys.readouterr()
     assert f"no container engine answers at {tmp_path}/none" in told.err
     assert "compose-test: FAILED" in told.out
+
+
+def test_quick_run_keeps_steps_that_do_not_wait_for_those_that_are_left_out() -> None:
+    for name in SCENARIOS:
+        scenario = read(find(name))
+        kept = scenario.timeline[:QUICK_STEPS]
+        names = {step.name for step in kept}
+        waits = [step.after.step for step in kept if step.after is not None and step.after.step]
+        assert set(waits) <= names, name
+        assert scenario.lasts_ms <= 12_000, name
 
 
 def test_image_leaves_out_what_the_wheels_leave_out() -> None:
