@@ -21,6 +21,7 @@ from base.ids import NOBODY, VolumeId, node_name
 from base.units import NODES_MAX, format_size
 from cluster import entries as log
 from cluster import region_rules as rules
+from cluster import snapshot_space
 from cluster.effects import (
     Applied,
     CopiesDropped,
@@ -40,6 +41,8 @@ from cluster.effects import (
 from cluster.placement import U8, place, preferences
 from cluster.region_rules import RowChange
 from cluster.snapshots import Snapshots
+from snapshot.refs import split_ref
+from snapshot.tree import View, ViewKind
 from volume.region_table import RegionRow
 from volume.virtual_volume import VirtualVolume, VolumeShape
 from volume.volume_manager import VolumeManager
@@ -173,8 +176,21 @@ class Catalog:
             case log.Rebalance():
                 self.rebalancing = entry.wanted
                 return {"rebalancing": entry.wanted}, []
+            case log.GrowSnapshotSpace():
+                return {"lds": snapshot_space.grow(self.volume_manager, entry)}, []
+            case log.BeginCut():
+                return self._begin_cut(entry, index)
             case _:
                 return self.snapshots.apply(entry, index, self.volume_manager)
+
+    def _begin_cut(self, entry: log.BeginCut, index: int) -> Outcome:
+        manager = self.volume_manager
+        volumes = [volume for volume, _, _ in entry.members]
+        snapshot_space.check_room(manager, volumes)
+        outcome = self.snapshots.apply(entry, index, manager)
+        pools = snapshot_space.pools_of(manager, volumes)
+        snapshot_space.give(manager, pools, sorted(manager.nodes))
+        return outcome
 
     def _form(self, entry: log.FormCluster) -> Outcome:
         if self.cluster_id:
@@ -232,6 +248,7 @@ class Catalog:
             manager.add_node(node, inventory)
         elif entry.blank:
             manager.replace_inventory(node, inventory, index, accept_loss=True)
+        snapshot_space.give(manager, snapshot_space.pools_of(manager, self.snapshots.trees), [node])
         self._set_life(node, NodeState(Liveness.UP, entry.incarnation))
         effects: list[Effect] = [NodeChanged(node)]
         counts = {"changed": 0, "reduced": 0, "returned": 0, "lost": 0}
@@ -518,6 +535,18 @@ class Catalog:
     def volume_by_name(self, name: str) -> VirtualVolume:
         """The volume, or NotFound."""
         return self.volume_manager.volume(name)
+
+    def find_view(self, name: str) -> tuple[VirtualVolume, View | None]:
+        """What a host means by `VOLUME` (None: the volume itself) or `VOLUME@SNAPSHOT`. NotFound
+        names what is missing; InvalidRequest."""
+        volume_name, snapshot = split_ref(name)
+        volume = self.volume_manager.volume(volume_name)
+        if not snapshot:
+            return volume, None
+        view = self.snapshots.named(volume.volume, volume.name, snapshot)
+        if view.kind is ViewKind.BASE:
+            raise NotFound(f"there is no snapshot {snapshot} of volume {volume_name}")
+        return volume, view
 
     def node_state(self, node: int) -> NodeState:
         """Liveness and incarnation by this version of the catalog."""

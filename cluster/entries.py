@@ -378,6 +378,18 @@ class SetSnapshotAges:
     retained_ms: Instant
 
 
+@_entry(37)
+@dataclass(frozen=True, slots=True)
+class GrowSnapshotSpace:
+    """A node needs more room for copied-out pages. lds: how many logical disks for them it has, so
+    that a repeat gives it no second one."""
+
+    node: Node
+    group: Name
+    page_bytes: Size
+    lds: Annotated[int, Within(0, 1 << 16)]
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -403,6 +415,7 @@ Entry = (
     | RemoveSnapshot
     | SnapshotRemoved
     | SetSnapshotAges
+    | GrowSnapshotSpace
 )
 
 _PACKED: Final = (AdmitCopies, CancelJoins, MoveOwners, ReleaseCopies, ForceOpen, DropCopies)

@@ -18,6 +18,7 @@ from cluster.entries import CUT_VIEWS_MAX
 from snapshot.schedule import check_ages
 from snapshot.tree import SnapshotState, SnapshotTree, View, ViewKind
 from volume.provisioning_group import is_name
+from volume.virtual_volume import VirtualVolume
 from volume.volume_manager import VolumeManager
 
 SnapshotEntry = (
@@ -84,6 +85,18 @@ class Snapshots:
             raise NotFound(f"volume {volume} has no snapshot {view}")
         return tree[view]
 
+    def named(self, volume: int, name: str, snapshot: str) -> View:
+        """A snapshot by its name, of the volume of that name. NotFound."""
+        tree = self.trees.get(volume)
+        if tree is None:
+            raise NotFound(f"there is no snapshot {snapshot} of volume {name}")
+        return tree.named(snapshot)
+
+    def highest(self, volume: int) -> int:
+        """The highest number that a view of the family has had; 0: it never had a snapshot."""
+        tree = self.trees.get(volume)
+        return tree.highest if tree is not None else 0
+
     def newest(self, volume: int, branch: int = 1) -> int:
         """The ROSS that an operation numbered now can owe a copy-out; 0: none."""
         tree = self.trees.get(volume)
@@ -92,6 +105,10 @@ class Snapshots:
     def about(self, volume: int, view: int) -> About:
         """Of a view that is there. The base has only a size, which is not kept here."""
         return self._about.get((volume, view), About(0))
+
+    def size_of(self, volume: int, view: int, base: VirtualVolume) -> int:
+        """Bytes of a snapshot: of its volume as it was."""
+        return self.about(volume, view).size_bytes or base.size_bytes
 
     def cut_of(self, volume: int) -> Cut | None:
         """The cut that holds back the replies of this family, if one does."""

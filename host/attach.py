@@ -79,7 +79,8 @@ class AttachCounters:
 
 
 class AttachedVolume:
-    """A `VolumeView` whose volume is served by a cluster, and the `Ways` of its router.
+    """A `VolumeView` whose volume, or snapshot (`VOLUME@SNAPSHOT`), is served by a cluster, and the
+    `Ways` of its router.
 
     bus: of a client, not started. rng: which node is asked first. timeout_ms: a request that cannot
     be served for so long fails. Call `open` before anything else and `close` at the end.
@@ -116,6 +117,7 @@ class AttachedVolume:
         self._open_until_ns = 0
         self._refusal: StorageError | None = None  # every request from now on
         self._volume = 0
+        self._view = 0
         self._region_bytes = 1
         self._owners = b""
         self._linked: list[int] = []  # ascending
@@ -173,7 +175,9 @@ class AttachedVolume:
         if not self._turn_due:
             self._turn_due = True
             self._loop.call_soon(self._turn)
-        self.router.submit(self._volume, self._region_bytes, request, self._clock.now_ns())
+        self.router.submit(
+            self._volume, self._region_bytes, request, self._clock.now_ns(), self._view
+        )
 
     def _log_failure_of(self, request: HostRequest) -> None:
         reply = request.reply
@@ -345,7 +349,8 @@ class AttachedVolume:
         if current is not None:
             if topology.version <= current.version:
                 return
-            if topology.volume != current.volume:  # removed, and made anew under the same name
+            if (topology.volume, topology.view) != (current.volume, current.view):
+                # Removed, and made anew under the same name.
                 self._refusal = NotFound(f"the volume {self.name} was removed")
                 log.error("volume.removed", volume=self.name)
                 return
@@ -361,6 +366,7 @@ class AttachedVolume:
         self.counters.topologies += 1
         self._last_error = None
         self._volume, self._region_bytes = topology.volume, topology.region_bytes
+        self._view = topology.view
         self._owners = topology.owners
         if topology.size_bytes != self.size_bytes:
             log.info("volume.sized", volume=self.name, size_bytes=topology.size_bytes)

@@ -155,8 +155,11 @@ class Router:
 
     # ------------------------------------------------------------------ from hosts
 
-    def submit(self, volume: int, region_bytes: int, request: HostRequest, now_ns: int) -> None:
-        """Take a request whose extent lies inside the volume. `request.done` follows, once."""
+    def submit(
+        self, volume: int, region_bytes: int, request: HostRequest, now_ns: int, view: int = 0
+    ) -> None:
+        """Take a request whose extent lies inside the volume, or inside that snapshot (`view`) of
+        it. `request.done` follows, once."""
         if self.stopping:
             request.done(Stopping("this node is stopping"))
             return
@@ -167,11 +170,15 @@ class Router:
         offset, length = request.offset, request.length
         region, inside = divmod(offset, region_bytes)
         if inside + length <= region_bytes and length <= op.OPERATION_BYTES_MAX:
-            self._start(volume, region, inside, length, request.data, request, 0, request, now_ns)
+            self._start(
+                volume, view, region, inside, length, request.data, request, 0, request, now_ns
+            )
             return
-        self._cut(volume, region_bytes, request, now_ns)
+        self._cut(volume, view, region_bytes, request, now_ns)
 
-    def _cut(self, volume: int, region_bytes: int, request: HostRequest, now_ns: int) -> None:
+    def _cut(
+        self, volume: int, view: int, region_bytes: int, request: HostRequest, now_ns: int
+    ) -> None:
         bounds = []
         offset, end = request.offset, request.offset + request.length
         while offset < end:
@@ -183,11 +190,12 @@ class Router:
         data = memoryview(request.data)
         for region, inside, length, at in bounds:
             piece = data[at : at + length] if len(data) else b""
-            self._start(volume, region, inside, length, piece, request, at, whole, now_ns)
+            self._start(volume, view, region, inside, length, piece, request, at, whole, now_ns)
 
     def _start(
         self,
         volume: int,
+        view: int,
         region: int,
         inside: int,
         length: int,
@@ -201,7 +209,7 @@ class Router:
         flags = (op.SYNC if request.fua else 0) | (op.NO_HOLE if request.no_hole else 0)
         record = Record(
             volume, region, _KIND[request.kind], flags, inside, length, self.client, number,
-            self.low(), data,
+            self.low(), data, view=view,
         )  # fmt: skip
         piece = Piece(record, parent, at, now_ns + self._timeout_ns)
         self._pieces[number] = piece

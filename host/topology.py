@@ -2,9 +2,9 @@
 
 Travels in AdminRequest and AdminReply under the call `CALL`, as msgpack arrays:
 
-    arguments  [name of the volume, the catalog version that the asker holds (0: none)]
+    arguments  [VOLUME or VOLUME@SNAPSHOT, the catalog version that the asker holds (0: none)]
     result     [version, volume id, size_bytes, region_bytes, block_min_bytes, read_only,
-                owners: one byte a region, up nodes ascending]
+                owners: one byte a region, up nodes ascending, number of the snapshot or 0]
     or         [version] when the asker's version is not older: nothing else could have changed
 
 A byte of `owners` is the id of the node that serves the region, NOBODY while it is offline.
@@ -28,6 +28,7 @@ NAME_BYTES_MAX: Final = 255
 REGIONS_MAX: Final = 1 << 22  # as a volume's region table
 VERSION_MAX: Final = (1 << 63) - 1
 VOLUME_MAX: Final = (1 << 32) - 1  # what an operation has room for
+VIEW_MAX: Final = (1 << 28) - 1
 
 _OWNERS: Final = bytes((*range(NODES_MAX), NOBODY))
 
@@ -44,6 +45,7 @@ class Topology:
     read_only: bool
     owners: bytes  # by region: a node, or NOBODY
     up_nodes: tuple[int, ...]  # ascending
+    view: int = 0  # of the snapshot; 0: the volume itself
 
     @property
     def regions(self) -> int:
@@ -86,6 +88,7 @@ def pack_topology(topology: Topology) -> bytes:
             topology.read_only,
             topology.owners,
             topology.up_nodes,
+            topology.view,
         )
     )
     return result
@@ -97,9 +100,9 @@ def unpack_topology(result: bytes) -> Topology | None:
     if len(values) == 1:
         _whole(values[0], 0, VERSION_MAX, "version")
         return None
-    if len(values) != 8:
-        raise RemoteProtocolError(f"a topology has {len(values)} fields instead of 8")
-    version, volume, size_bytes, region_bytes, block_min_bytes, read_only, owners, up = values
+    if len(values) != 9:
+        raise RemoteProtocolError(f"a topology has {len(values)} fields instead of 9")
+    version, volume, size_bytes, region_bytes, block_min_bytes, read_only, owners, up, view = values
     _whole(version, 0, VERSION_MAX, "version")
     _whole(volume, 0, VOLUME_MAX, "volume id")
     _whole(block_min_bytes, SECTOR_BYTES, BLOCK_BYTES, "block_min_bytes")
@@ -121,6 +124,7 @@ def unpack_topology(result: bytes) -> Topology | None:
         read_only,
         _checked_owners(owners, -(-size_bytes // region_bytes)),
         _checked_nodes(up),
+        _whole(view, 0, VIEW_MAX, "snapshot"),
     )
 
 
@@ -129,7 +133,7 @@ def _unpack(packed: bytes, what: str) -> tuple[Any, ...]:
         values = msgpack.unpackb(
             packed,
             use_list=False,
-            max_array_len=NODES_MAX,  # also the number of fields of the whole
+            max_array_len=NODES_MAX + 1,  # the fields of the whole
             max_bin_len=REGIONS_MAX,
             max_str_len=NAME_BYTES_MAX,
             max_ext_len=0,

@@ -27,7 +27,7 @@ from node.journal_format import Lives
 from node.page_seqs import SEQ_BYTES, bitmap_bytes
 
 MAGIC: Final = 0x0C8EC401
-FORMAT: Final = 4
+FORMAT: Final = 5
 SUM_BYTES: Final = 16  # checksums of the blocks of a page of 16 KiB
 COMPLETE: Final = 0
 INCOMPLETE: Final = -1

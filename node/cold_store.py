@@ -24,6 +24,7 @@ from node.journal import Journal
 from node.recovery import RecoveredRegion
 from node.region_pages import RegionPlace
 from node.region_store import RegionStore, StoreOptions
+from node.stored_region import PlaceOfViews
 from transport.operation import Record
 from volume.physical_disk import NodeInventory
 
@@ -98,9 +99,11 @@ async def open_store(
     options: StoreOptions | None = None,
     *,
     on_mended: Callable[[Key, int, str], None] | None = None,
+    snapshot_place: PlaceOfViews = lambda _: None,
 ) -> ColdStore:
     """Recover from devices that take no write. DeviceFailed when they are damaged. on_mended: of
-    blocks that another member of a mirror had to give back already."""
+    blocks that another member of a mirror had to give back already. snapshot_place: as for
+    `RegionStore`; of a space of its own."""
     supervisor = Supervisor("cold")
     ring = Journal(
         journal, clock=clock, supervisor=supervisor, on_journalled=_ignore, on_failure=_raise
@@ -114,6 +117,7 @@ async def open_store(
         region_state=lambda _key: RegionState(),
         on_failure=_raise,
         options=options,
+        snapshot_place=snapshot_place,
     )
     store.blocks.on_mended = on_mended
     recovered = await store.recover(place_of)

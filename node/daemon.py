@@ -30,7 +30,7 @@ from base.units import NODES_MAX, NS_PER_MS, NS_PER_S, MiB
 from cluster import raft_types as rt
 from cluster.catalog import Catalog
 from cluster.consensus import Raft
-from cluster.entries import FormCluster, encode, plain_group, plain_inventory
+from cluster.entries import FormCluster, GrowSnapshotSpace, encode, plain_group, plain_inventory
 from cluster.membership import Membership, MembershipConfig
 from cluster.raft_log import RaftLog
 from host.nbd_target import NbdLimits, NbdTarget
@@ -59,6 +59,7 @@ from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
 from node.roles import JOINER, NONE
+from node.snapshot_places import Pool, SnapshotPlaces
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
@@ -68,6 +69,8 @@ log = structlog.get_logger()
 CONSENSUS_BYTES: Final = 256 * MiB  # sparse: two halves, each with room for the largest catalog
 CHECKPOINT_BYTES: Final = 1024 * MiB  # sparse: two slots, each for 512 GiB of data
 VOTERS_FIVE: Final = 5
+GROW_NS: Final = 5 * NS_PER_S  # for the answer to a wish for snapshot space
+GROW_AGAIN_S: Final = 2
 FORMED_MARK: Final = "formed"  # in the cluster directory: there is a cluster to come back to
 
 
@@ -123,6 +126,8 @@ class Node:
         self.differences: Differences
         self.rebuild: Rebuild
         self.shelf: DiskShelf
+        self.snapshot_places: SnapshotPlaces
+        self._growing: dict[Pool, None] = {}
         self.started_ns = ports.clock.now_ns()
 
     # ------------------------------------------------------------------ life
@@ -242,6 +247,9 @@ class Node:
         )
         self.control.io = self.io
         self.differences = Differences(self.io)
+        self.snapshot_places = SnapshotPlaces(
+            self.number, lambda: self.core.catalog, self._space_low
+        )
         self._make_store()
         self.exports = NodeExports(self.core, self.io)
         self.control.on_topology = self._topology_changed
@@ -267,6 +275,7 @@ class Node:
             clock=ports.clock,
             supervisor=self.supervisor,
             region_state=self._region_state,
+            snapshot_place=self.snapshot_places.place_of,
             on_failure=self.fail,
             on_room=self.io.room_again,
             on_region_error=self._region_error,
@@ -383,9 +392,26 @@ class Node:
             state_transfer.give_up_tail(copy)
             self.io.drain()
 
+    def _space_low(self, pool: Pool, disks: int) -> None:
+        if pool not in self._growing and self.core.active:
+            self._growing[pool] = None
+            self.supervisor.start(self._grow_space(pool, disks), name="grow_space")
+
+    async def _grow_space(self, pool: Pool, disks: int) -> None:
+        """One logical disk more for snapshots. A refusal is said, and holds for a while."""
+        entry = GrowSnapshotSpace(NodeId(self.number), *pool, disks)
+        try:
+            await self.control.propose(encode(entry), GROW_NS)
+        except StorageError as error:
+            log.warning("snapshot_space.low", group=pool[0], page_bytes=pool[1], error=str(error))
+            await self.ports.clock.sleep(GROW_AGAIN_S)
+        finally:
+            del self._growing[pool]
+
     def _topology_changed(self) -> None:
         self.exports.refresh()
         self.rebuild.wake()
+        self.snapshot_places.look()
 
     # ------------------------------------------------------------------ recovery
 

@@ -7,6 +7,9 @@ from base.units import SECTOR_BYTES
 from host.export import HostRequest
 from node.core import NodeCore
 from node.io_path import IoPath
+from node.view_path import require_readable
+from snapshot.refs import ref_of
+from snapshot.tree import View
 from volume.virtual_volume import VirtualVolume
 
 
@@ -45,8 +48,33 @@ class NodeVolume:
         self._io.submit(self.volume, request)
 
 
+class NodeSnapshot:
+    """One snapshot of a volume, for hosts of this node: `VOLUME@SNAPSHOT`. Its name is of the
+    moment at which it was opened; a request for one that is gone is refused."""
+
+    block_min_bytes = SECTOR_BYTES
+
+    def __init__(self, io: IoPath, volume: VirtualVolume, view: View, size_bytes: int) -> None:
+        self._io = io
+        self.volume = volume
+        self.view = view
+        self.size_bytes = size_bytes
+        self.name = ref_of(volume.name, view.name)
+        self.read_only = not view.writable
+
+    @property
+    def description(self) -> str:
+        """For people."""
+        kind = "read-only" if self.read_only else "read-write"
+        return f"{kind} snapshot {self.view.view} of volume {self.volume.name}"
+
+    def submit(self, request: HostRequest) -> None:
+        """Route it."""
+        self._io.submit(self.volume, request, self.view.view)
+
+
 class NodeExports:
-    """The export table: all volumes by name."""
+    """The export table: all volumes by name. Snapshots are not listed; any can be opened."""
 
     def __init__(self, core: NodeCore, io: IoPath) -> None:
         self._core = core
@@ -71,8 +99,22 @@ class NodeExports:
         """In the order of creation."""
         return [self._views[number].name for number in sorted(self._views)]
 
-    def open(self, name: str) -> NodeVolume:
-        """The view, or NotFound."""
+    def open_view(self, volume: int, view: int) -> NodeSnapshot:
+        """A snapshot by the number of its volume and its own. NotFound; InvalidRequest when it
+        cannot be read now."""
+        catalog = self._core.catalog
+        found = catalog.snapshots.view(volume, view)
+        require_readable(found)
+        base = catalog.volume_manager.volume(volume)
+        return NodeSnapshot(self._io, base, found, catalog.snapshots.size_of(volume, view, base))
+
+    def open(self, name: str) -> NodeVolume | NodeSnapshot:
+        """The volume, or the snapshot (`VOLUME@SNAPSHOT`) of that name. NotFound; InvalidRequest
+        when a snapshot cannot be read now."""
+        if "@" in name:
+            volume, view = self._core.catalog.find_view(name)
+            if view is not None:
+                return self.open_view(volume.volume, view.view)
         for number in sorted(self._views):
             if self._views[number].name == name:
                 return self._views[number]

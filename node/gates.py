@@ -60,6 +60,7 @@ class Gates:
         """The copy has its configuration: whether its gate is closed, and what its writes owe."""
         snapshots = self._core.catalog.snapshots
         copy.cow_into = snapshots.newest(copy.volume)
+        copy.know_views(snapshots.highest(copy.volume))
         copy.gated = snapshots.cut_of(copy.volume) is not None
 
     def changed(self, volume: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from base.errors import InvalidRequest
 from node.cache import mask_runs
 from node.checkpoint import Key
+from node.incoming_views import IncomingViews
 from node.journal_format import TransferBeginNote, TransferDoneNote
 from node.page_seqs import bools_of, pack_seqs
 from node.stored_region import StoredRegion
@@ -28,6 +29,7 @@ class IncomingPages:
 
     def __init__(self, store: RegionStore) -> None:
         self._store = store
+        self.views = IncomingViews(store)
 
     def begin(self, note: TransferBeginNote) -> None:
         """Take the stream on top of the note's base from now on. An older session that still runs
@@ -133,6 +135,7 @@ class IncomingPages:
                     f"volume {key[0]} region {key[1]}: {missing} pages of the base are missing"
                 )
             await store.shelf.sync()
+            has_views = await self.views.end(key, session)
             self._session(key, session)
             # Pages that the stream has trimmed or filled were not received. So what was applied
             # must be known as committed wherever the end of the transfer is.
@@ -140,7 +143,7 @@ class IncomingPages:
             applied = region.applied_seq
             note = TransferDoneNote(
                 key[0], key[1], session, applied, pack_seqs(region.seqs, applied),
-                region.sums.pack(),
+                region.sums.pack(), has_views,
             )  # fmt: skip
             store.done[key] = store.journal.append_note(note)
             await store.journal.synced()

@@ -31,7 +31,7 @@ from base.ids import NOBODY
 from base.tasks import Supervisor
 from host import topology
 from host.export import HostRequest, RequestKind
-from host.router import Piece, Router, pack_runs
+from host.router import Piece, Router
 from node import effects as fx
 from node import state_transfer
 from node.core import NodeCore
@@ -40,6 +40,7 @@ from node.questions import Questions
 from node.region_copy import OWNER, RegionCopy
 from node.region_store import RegionStore
 from node.roles import BY_DELTA
+from node.view_path import ViewPath, cut_runs, require_readable
 from transport import messages as wire
 from transport import operation as op
 from transport.bus import MessageBus
@@ -100,6 +101,7 @@ class IoPath:
             core.self_id, clock, lambda peer, what: self.bus.send(peer, what)
         )
         self.questions.calls[topology.CALL] = self._topology
+        self.views = ViewPath(self)
         self._loop = asyncio.get_running_loop()
         self._at = 0
         self._scheduled = False
@@ -144,6 +146,8 @@ class IoPath:
             wire.TransferPagesAck: self._on_transfer_pages_ack,
             wire.AdminRequest: self.questions.on_request,
             wire.AdminReply: self.questions.on_reply,
+            wire.TransferViews: self._on_transfer_views,
+            wire.TransferViewsAck: self._on_transfer_views_ack,
         }
 
     def on_message(self, kind: type[Any], handle: Callable[[int, Any], None]) -> None:
@@ -232,8 +236,8 @@ class IoPath:
 
     # ------------------------------------------------------------------ hosts at this node
 
-    def submit(self, volume: VirtualVolume, request: HostRequest) -> None:
-        """A request of a host that is connected to this node."""
+    def submit(self, volume: VirtualVolume, request: HostRequest, view: int = 0) -> None:
+        """A request of a host that is connected to this node. view: of a snapshot of the volume."""
         kind = request.kind
         if kind is RequestKind.READ:
             self.reads += 1
@@ -243,7 +247,7 @@ class IoPath:
         elif kind is not RequestKind.STATUS:
             self.writes += 1
             self.written_bytes += request.length
-        self.router.submit(volume.volume, volume.region_bytes, request, self.clock.now_ns())
+        self.router.submit(volume.volume, volume.region_bytes, request, self.clock.now_ns(), view)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -308,6 +312,9 @@ class IoPath:
     # ------------------------------------------------------------------ operations at the owner
 
     def _operate(self, record: Record, token: Any) -> None:
+        if record.view:
+            self.views.operate(record, token)
+            return
         if record.kind >= op.READ:
             if record.kind == op.READ:
                 self._read(record, token)
@@ -337,7 +344,7 @@ class IoPath:
         core, store = self.core, self.store
         copy = core.copy_for_host(record.volume, record.region, self.clock.now_ns())
         if isinstance(copy, StorageError):
-            self._answer(token, copy, b"")
+            self.answer(token, copy, b"")
             return
         key = (record.volume, record.region)
         if store is None or key not in store:
@@ -350,10 +357,10 @@ class IoPath:
         try:
             done = store.read_now(key, record.offset, record.length, memoryview(data))
         except StorageError as error:
-            self._answer(token, error, b"")
+            self.answer(token, error, b"")
             return
         if done:
-            self._read_ended(copy, epoch, record, token, data)
+            self.read_ended(copy, epoch, record, token, data)
         else:
             self.supervisor.start(self._read_slowly(copy, record, token, data), name="read")
 
@@ -365,27 +372,28 @@ class IoPath:
         try:
             await self.store.read(key, record.offset, record.length, memoryview(data))
         except StorageError as error:
-            self._answer(token, error, b"")
+            self.answer(token, error, b"")
         else:
-            self._read_ended(copy, epoch, record, token, data)
+            self.read_ended(copy, epoch, record, token, data)
         self.turn_soon()
 
-    def _read_ended(
+    def read_ended(
         self, copy: RegionCopy, epoch: int, record: Record, token: Any, data: bytearray
     ) -> None:
+        """The bytes of a read, of the volume or of a snapshot, are in hand."""
         # The lease must hold with the data in hand, not only before it was fetched (P4).
         if copy.epoch != epoch or copy.role != OWNER:
             self._again(token)
         elif not self.core.may_read(copy, self.clock.now_ns()):
             self.core.wait_to_read(copy, token)
         else:
-            self._answer(token, None, data)
+            self.answer(token, None, data)
 
     def _status(self, record: Record, token: Any) -> None:
         core, store = self.core, self.store
         copy = core.copy_for_host(record.volume, record.region, self.clock.now_ns())
         if isinstance(copy, StorageError):
-            self._answer(token, copy, b"")
+            self.answer(token, copy, b"")
             return
         key = (record.volume, record.region)
         if store is None or key not in store:
@@ -393,15 +401,9 @@ class IoPath:
         if store is None or not core.may_read(copy, self.clock.now_ns()):
             core.wait_to_read(copy, token)
             return
-        first, end = record.offset, record.offset + record.length
-        runs = []
-        for offset, length, allocated in store.allocation(key):
-            start, stop = max(offset, first), min(offset + length, end)
-            if start < stop:
-                runs.append((stop - start, allocated))
-        self._answer(token, None, pack_runs(runs))
+        self.answer(token, None, cut_runs(store.allocation(key), record))
 
-    def _answer(self, token: Any, error: StorageError | None, data: Buffer) -> None:
+    def answer(self, token: Any, error: StorageError | None, data: Buffer) -> None:
         """The operation behind the token is over here."""
         moved = isinstance(error, NotOwner | RegionOffline)
         if type(token) is Piece:
@@ -489,7 +491,7 @@ class IoPath:
             if self.remote_pending >= REMOTE_PENDING_MAX:
                 full = Overloaded("too many operations of other nodes and hosts wait here")
                 self.remote_pending += 1
-                self._answer(token, full, b"")
+                self.answer(token, full, b"")
                 continue
             self.remote_pending += 1
             if manager.has_volume(record.volume):
@@ -526,12 +528,22 @@ class IoPath:
         if self.pages is not None:
             self.pages.acknowledged(peer, message)
 
+    def _on_transfer_views(self, peer: int, message: wire.TransferViews) -> None:
+        if self.pages is not None:
+            self.pages.views.received(peer, message)
+
+    def _on_transfer_views_ack(self, peer: int, message: wire.TransferViewsAck) -> None:
+        if self.pages is not None:
+            self.pages.views.acknowledged(peer, message)
+
     def _topology(self, arguments: bytes) -> bytes:
         name, known = topology.unpack_query(arguments)
         catalog = self.core.catalog
         if not self.core.active:
             raise NoQuorum("this node has not joined the cluster yet")
-        volume = catalog.volume_by_name(name)
+        volume, view = catalog.find_view(name)
+        if view is not None:
+            require_readable(view)
         if catalog.version <= known:
             return topology.pack_unchanged(catalog.version)
         table = volume.table
@@ -540,12 +552,17 @@ class IoPath:
             topology.Topology(
                 version=catalog.version,
                 volume=int(volume.volume),
-                size_bytes=volume.size_bytes,
+                size_bytes=(
+                    volume.size_bytes
+                    if view is None
+                    else catalog.snapshots.size_of(volume.volume, view.view, volume)
+                ),
                 region_bytes=volume.region_bytes,
                 block_min_bytes=volume.sector_bytes,
-                read_only=False,
+                read_only=view is not None and not view.writable,
                 owners=owners,
                 up_nodes=catalog.up_nodes(),
+                view=0 if view is None else view.view,
             )
         )
 
@@ -595,7 +612,7 @@ class IoPath:
         if type(token) is Piece and error is None:
             self.router.finished(token, None, None)
         else:
-            self._answer(token, error, b"")
+            self.answer(token, error, b"")
 
     def _on_moved(self, effect: fx.Moved) -> None:
         token = effect.token

@@ -134,7 +134,8 @@ class TransferBeginNote:
 class TransferDoneNote:
     """All pages of the session are on disk and synced. seqs: the page seqs of the region, packed as
     of the record `applied`; sums: the checksums of its blocks, as BlockSums packs them. Of what was
-    received nothing else in the journal tells either."""
+    received nothing else in the journal tells either. views: snapshots have something of the
+    region, and a checkpoint that was taken since the session began has it."""
 
     volume: int
     region: int
@@ -142,6 +143,7 @@ class TransferDoneNote:
     applied: int = 0
     seqs: bytes = b""
     sums: bytes = b""
+    views: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,9 @@ def pack_note(note: Note) -> tuple[int, bytes]:
             note.bitmap, note.clients, note.since, note.suspect,
         ]  # fmt: skip
     elif isinstance(note, TransferDoneNote):
-        values = [note.volume, note.region, note.session, note.applied, note.seqs, note.sums]
+        values = [
+            note.volume, note.region, note.session, note.applied, note.seqs, note.sums, note.views,
+        ]  # fmt: skip
     elif isinstance(note, FillNote):
         values = [
             note.volume, note.region, note.page, note.repaired, note.mask, note.sectors,

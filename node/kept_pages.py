@@ -111,12 +111,13 @@ class KeptPages(RegionPages):
 
     lacking: kept pages that lack something of the disk, by page of the owner. stamp: the cache's
     stamp when one was completed last. unnoted: pages of the owner that must not be overwritten
-    before a checkpoint is on disk. missing: the copy came by a state transfer, which brought no
-    snapshots: nothing is kept, and no view can be read here.
+    before a checkpoint is on disk. missing: a state transfer brings another copy, and has not come
+    to its snapshots: nothing is kept, and no view can be read here. filling: it brings them.
     """
 
     __slots__ = (
-        "_kept_of", "_noting", "lacking", "missing", "owner", "stamp", "unnoted", "views",
+        "_kept_of", "_noting", "_received", "filling", "lacking", "missing", "owner", "stamp",
+        "unnoted", "views",
     )  # fmt: skip
 
     keeps = True
@@ -133,7 +134,8 @@ class KeptPages(RegionPages):
         self._noting: dict[int, None] = {}
         self._kept_of: dict[int, _Kept] = {}
         self.stamp = 0
-        self.missing = False
+        self.missing = self.filling = False
+        self._received: dict[tuple[int, int], None] = {}  # (view, page), while it is being filled
 
     def keep(self, record: Record, lsn: int) -> None:
         """What the record is about to take from the snapshot that it names. One that is not whole
@@ -247,6 +249,46 @@ class KeptPages(RegionPages):
         del self._kept_of[index]
         self.cache.changed[self.key] = None
 
+    # -- state transfer
+
+    def put_received(self, view: int, index: int, data: Buffer | None) -> int | None:
+        """What the owner has kept of a page of that view; None: zeros. It takes the place of what
+        was kept here meanwhile, of a later record. Where the caller has to write the page, or None:
+        nowhere, it is not wanted any more or has no space."""
+        view = self.views.charged(view)
+        if not view or (view, index) in self._received:
+            return None
+        self._received[view, index] = None
+        if not self.views.owes(view, index):
+            number = self.views.take_out(view, index)
+            if number is not None:
+                self._forget_page(number)
+        self.cache.changed[self.key] = None
+        if data is None:
+            self.views.put_zero(view, index)
+            return None
+        place = self.views.put_page(view, index)
+        if place is None:
+            self.views.lose(view)
+        else:
+            self.sums.wrote(place * self.page_bytes, data, self.full_mask)
+        return place
+
+    def ended_filling(self) -> None:
+        """All that the transfer brings is here."""
+        self.filling = False
+        self._received.clear()
+
+    def _forget_page(self, number: int) -> None:
+        """No view has that page of the space any more."""
+        self.sums.forget(number)
+        page = self.dirty.get(number)
+        if page is not None:
+            self.cache.drop(page)
+            index = self._kept_of.pop(number).page
+            left = [each for each in self.lacking.get(index, ()) if each is not page]
+            self._left(index, left)
+
     # -- removal
 
     def remove_view(self, view: int, older: int) -> None:
@@ -256,13 +298,7 @@ class KeptPages(RegionPages):
             if kept.view == view and older and self.views.owes(older, kept.page):
                 self._kept_of[number] = kept._replace(view=older)
         for number in self.views.remove(view, older):
-            self.sums.forget(number)
-            page = self.dirty.get(number)
-            if page is not None:
-                self.cache.drop(page)
-                index = self._kept_of.pop(number).page
-                left = [each for each in self.lacking.get(index, ()) if each is not page]
-                self._left(index, left)
+            self._forget_page(number)
         self.versions += 1
         self.cache.changed[self.key] = None
 
@@ -276,6 +312,8 @@ class KeptPages(RegionPages):
         self.unnoted.clear()
         self._noting.clear()
         self._kept_of.clear()
+        self._received.clear()
+        self.filling = False
         self.sums.clear()
         self.versions += 1
         return self.views.clear()
@@ -299,7 +337,7 @@ class KeptPages(RegionPages):
 
     def pack(self) -> bytes:
         """For the region's entry in a checkpoint; empty when there is nothing to keep."""
-        if self.missing:
+        if self.missing or self.filling:
             return _MISSING
         fresh = {kept.page: None for kept in self._kept_of.values()}
         for index in [index for index in self.unnoted if index not in fresh]:

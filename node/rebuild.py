@@ -20,6 +20,7 @@ from node.effects import SendBegin
 from node.region_copy import RegionCopy
 from node.region_pages import RegionPlace
 from node.roles import BY_DELTA, OWNER, TRANSFER_COPYING
+from node.view_transfer import ViewTransfer
 from transport import messages as wire
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Rebuild:
         ] = {}  # (session, bitmap) at the owner
         self._taking: dict[tuple[int, int], int] = {}  # batches that a joiner is writing
         self.sent_bytes = 0
+        self.views = ViewTransfer(io, store, clock, supervisor, self._pace)
 
     # ------------------------------------------------------------------ owner
 
@@ -150,7 +152,9 @@ class Rebuild:
             while waiting and self._runs(copy, session):
                 gate.clear()
                 await gate.wait()
-            if self._runs(copy, session):
+            if self._runs(copy, session) and await self.views.send(
+                copy, peer, session, lambda: self._runs(copy, session)
+            ):
                 io.core.joins.pages_copied(copy, peer, session, self._clock.now_ns())
                 io.turn_soon()
         except StorageError as error:
@@ -207,6 +211,7 @@ class Rebuild:
                 del self._wanted[key]
         for _, gate, _ in self._acks.values():
             gate.set()
+        self.views.wake()
 
     # ------------------------------------------------------------------ joiner
 

@@ -111,6 +111,9 @@ class _Region:
     dropped: bool = False
     truncates: list[tuple[int, int]] = field(default_factory=list)  # (lsn, from_seq)
     since: tuple[int, int] = (0, 0)  # while incomplete
+    # The last transfer began there; views: it has brought some, see TransferDoneNote.
+    begun_lsn: int = NEVER
+    views: bool = False
     sums: bytes = b""  # of the blocks that no later entry makes again
     # What stands before `noted` has made the sums and the commit point of the checkpoint already.
     noted: int = 0
@@ -183,6 +186,7 @@ class Survey:
                 epoch, note.base_seq, note.base_epoch, note.session, note.clients, lsn, note
             )
             begun.noted, begun.noted_commit = region.noted, region.noted_commit
+            begun.begun_lsn = lsn
             if lsn < region.noted:
                 begun.sums = region.sums
                 begun.committed = max(begun.committed, region.noted_commit)
@@ -195,6 +199,7 @@ class Survey:
         elif isinstance(note, TransferDoneNote):
             if region.session == note.session:
                 region.session = COMPLETE
+                region.views = note.views
                 if lsn >= region.noted:
                     region.sums = note.sums
         elif isinstance(note, RegionDroppedNote):
@@ -257,12 +262,17 @@ class Replay:
         return self._survey.regions[key].sums
 
     def views(self, key: Key, known: dict[Key, RegionEntry]) -> bytes | None:
-        """Tables of snapshots before the first entry; None: a state transfer put others in place
-        of what they tell of, or the copy is not complete."""
+        """Tables of snapshots before the first entry; None: the copy is not complete. After a state
+        transfer, those that it had brought: what a record of before its end would keep is there
+        already."""
         region = self._survey.regions[key]
-        if region.begin is not None or region.transfers or region.session != COMPLETE:
+        entry = known.get(key)
+        if region.session != COMPLETE:
             return None
-        return known[key].views if key in known and region.reset_lsn == NEVER else b""
+        if entry is None or max(region.reset_lsn, region.begun_lsn) >= entry.noted:
+            return None if region.views else b""
+        # Of a session that had brought none until its end the checkpoint says that they miss.
+        return entry.views if region.views or entry.session == COMPLETE else b""
 
     def _fill(self, entry: JournalEntry) -> Step | None:
         note = unpack_note(entry)

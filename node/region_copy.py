@@ -76,7 +76,8 @@ class RegionCopy:
         "members", "offline", "open_at_ns", "open_target", "opening", "others", "owner", "place",
         "prepared", "prepared_epoch", "read_peers", "region", "required", "role", "self_id",
         "serving", "session", "since", "sole_synced", "spoiled", "suspended", "sync_asked",
-        "synced", "synced_acked", "tokens", "transfer", "volume", "waiting", "wants_sync_always",
+        "synced", "synced_acked", "tokens", "transfer", "views_known", "volume", "waiting",
+        "wants_sync_always",
     )  # fmt: skip
 
     def __init__(
@@ -137,6 +138,7 @@ class RegionCopy:
         self.sync_asked = 0
         # Snapshots: what an operation that is numbered now owes, and the gate of a cut.
         self.cow_into = 0
+        self.views_known = 0  # the highest number of a view that this node's catalog has given
         self.gated = False
         self.held: list[Token] = []  # of committed operations, while the gate is closed
         self.adopt_at = -1  # with that record committed the copy has adopted the cut
@@ -502,7 +504,7 @@ class RegionCopy:
 
     def replicate(self, sender: int, record: Record, epoch: int, committed: int) -> None:
         """A record from the owner, and how far it has committed."""
-        if epoch != self.epoch:
+        if epoch != self.epoch or record.cow_into > self.views_known:
             if epoch < self.epoch:
                 self._refuse(sender, STALE)
             elif len(self._parked) < PARKED_MAX:
@@ -607,6 +609,14 @@ class RegionCopy:
     def _refuse(self, sender: int, reason: int) -> None:
         refused = ReplicateRefused(0, self.volume, self.region, self.epoch, self.matched, reason)
         self.effects.append(Send(sender, refused))
+
+    def know_views(self, highest: int) -> None:
+        """The catalog of this node has given views numbers up to that one: records that owe one of
+        them have where to keep what they take from it."""
+        if highest > self.views_known:
+            self.views_known = highest
+            if self._parked:
+                self._unpark()
 
     def _unpark(self) -> None:
         for _ in range(len(self._parked)):

@@ -62,6 +62,7 @@ from node.region_pages import HOLE, RegionPages, RegionPlace
 from node.region_reads import RegionReads
 from node.stored_region import StoredRegion, StoreStatistics
 from node.stored_region import StoreOptions as StoreOptions
+from node.view_batches import Entry
 from node.view_reads import ViewReads
 from transport.operation import Record
 
@@ -109,7 +110,7 @@ class RegionStore:
             max_bytes=most,
         )
         self.slots = CheckpointSlots(checkpoint_device)
-        self._clock = clock
+        self.clock = clock
         self._supervisor = supervisor
         self.region_state = region_state
         self.on_failure = on_failure
@@ -128,9 +129,11 @@ class RegionStore:
         self.reads = RegionReads(self.regions, self.blocks, self.destager)
         self.read_now = self.reads.read_now
         self.read = self.reads.read
-        self.read_view = ViewReads(self.regions, self.reads, self.blocks, self.destager).read
+        self.views = ViewReads(self.regions, self.reads, self.blocks, self.destager)
+        self.read_view = self.views.read
         self.snapshot_place = snapshot_place
-        self._left: list[tuple[KeptPages, list[int]]] = []  # extents that nobody has any more
+        # Extents that nobody has any more.
+        self._left: list[tuple[KeptPages, list[int], asyncio.Lock | None]] = []
         self._noted: list[KeptPages] = []  # by the checkpoint that is being taken
         self.entries: dict[Key, bytes] = {}  # packed, as in the newest checkpoint
         self.uncommitted: dict[int, None] = {}  # lsns of records that were not applied, ascending
@@ -141,7 +144,8 @@ class RegionStore:
         self._incoming = IncomingPages(self)
         self.is_blank = False  # this start found a new store: nothing that this node had is left
         self._checkpoint_lock = asyncio.Lock()
-        self._checkpoints = 0
+        self._checkpoint_again = asyncio.Lock()
+        self._checkpoints = self._begun = 0
         self._last_checkpoint_ns = 0
 
     # -- regions
@@ -160,8 +164,7 @@ class RegionStore:
         """
         if key in self.regions:
             return
-        region = self.regions[key] = StoredRegion(key, place, self.cache)
-        region.keep_for_views(self.snapshot_place(key))
+        region = self.regions[key] = StoredRegion(key, place, self.cache, self.snapshot_place)
         if not complete:
             region.session = INCOMPLETE
             self.cache.changed[key] = None
@@ -202,8 +205,9 @@ class RegionStore:
 
     def lose_views(self, region: StoredRegion) -> None:
         """This copy has nothing of snapshots any more."""
+        extents = region.lose_views()
         if region.kept is not None:
-            self._left.append((region.kept, region.lose_views()))
+            self._left.append((region.kept, extents, region.lock))
 
     def remove_view(self, key: Key, view: int, older: int) -> None:
         """A snapshot is being removed: what it has of the region goes to the older one, 0: to
@@ -342,6 +346,17 @@ class RegionStore:
         """Received pages; see `IncomingPages.write`."""
         await self._incoming.write(key, session, pages, data, seqs)
 
+    def begin_views(self, key: Key, session: int, as_of: int) -> None:
+        """What snapshots have begins to come; see `IncomingViews.begin`."""
+        self._incoming.views.begin(key, session, as_of)
+
+    async def transfer_views(
+        self, key: Key, session: int, entries: list[Entry], data: memoryview,
+        stale: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """Received exceptions; see `IncomingViews.write`."""
+        await self._incoming.views.write(key, session, entries, data, stale)
+
     async def end_transfer(self, key: Key, session: int) -> None:
         """The region is complete and synced when it returns; see `IncomingPages.end`."""
         await self._incoming.end(key, session)
@@ -351,6 +366,7 @@ class RegionStore:
     async def checkpoint(self) -> None:
         """Take one and trim the journal. DeviceFailed, NoSpace: the node must stop."""
         async with self._checkpoint_lock:
+            self._begun += 1
             trim_lsn = self._trim_point()
             stamp = self.destager.next_stamp()
             changed = list(self.cache.changed)
@@ -359,7 +375,7 @@ class RegionStore:
             self._noted.clear()
             for start in range(0, len(changed), SLICE):
                 if start:
-                    await self._clock.sleep(0)
+                    await self.clock.sleep(0)
                 for key in changed[start : start + SLICE]:
                     self._note_region(key, freed)
             payload = self._pack(self.journal.lives.trimmed(trim_lsn), trim_lsn)
@@ -371,14 +387,24 @@ class RegionStore:
             await self.slots.store(payload)
             for kept in self._noted:
                 kept.settled()
-            for kept, extents in left:
+            for kept, extents, lock in left:
+                if lock is not None:
+                    async with lock:  # what a transfer has on its way there arrives before
+                        pass
                 kept.views.space.give_back(extents)
             self.destager.noted(stamp)
             self.journal.trim(trim_lsn)
             self._room()
             self._checkpoints += 1
-            self._last_checkpoint_ns = self._clock.now_ns()
+            self._last_checkpoint_ns = self.clock.now_ns()
             await self._discard(freed)
+
+    async def checkpoint_again(self) -> None:
+        """One that was begun after the call is on disk when it returns; many may wait for one."""
+        wanted = self._begun + 1
+        async with self._checkpoint_again:
+            if self._begun < wanted:
+                await self._checkpoint_or_fail()
 
     def put_repaired(self, key: Key, index: int, mask: int, page: Buffer) -> None:
         """Sectors of a page that another node gave back, as all records applied here left them.
@@ -408,7 +434,7 @@ class RegionStore:
         beyond the bound just keep their space."""
         for number, (region, first, count) in enumerate(freed[:DISCARDS_MAX]):
             if number % 64 == 63:
-                await self._clock.sleep(0)
+                await self.clock.sleep(0)
             states = region.states
             found = self.regions.get(region.key)
             if found is not region or states is None or not found.may_discard():
@@ -436,7 +462,7 @@ class RegionStore:
         state, applied = self.region_state(key), region.applied_seq
         incomplete = region.session != COMPLETE
         kept, bitmap = region.kept, region.disk_bitmap()
-        if kept is not None:
+        if kept is not None and not (kept.missing or kept.filling):
             bitmap = kept.base_bitmap(bitmap)
             self._noted.append(kept)
         entry = RegionEntry(
@@ -475,7 +501,7 @@ class RegionStore:
 
     def start(self) -> None:
         """Begin to destage and to take checkpoints; after `recover`, when the core is there."""
-        self._last_checkpoint_ns = self._clock.now_ns()
+        self._last_checkpoint_ns = self.clock.now_ns()
         self._supervisor.start(self.destager.run(), name="destage")
         self._supervisor.start(self._checkpoint_loop(), name="checkpoint")
 
@@ -484,8 +510,8 @@ class RegionStore:
         while True:
             journal = self.journal
             soon = journal.used_percent >= options.checkpoint_journal_percent // 2
-            await self._clock.sleep(min(options.checkpoint_ms, 50 if soon else 200) / 1000)
-            age_ms = (self._clock.now_ns() - self._last_checkpoint_ns) // NS_PER_MS
+            await self.clock.sleep(min(options.checkpoint_ms, 50 if soon else 200) / 1000)
+            age_ms = (self.clock.now_ns() - self._last_checkpoint_ns) // NS_PER_MS
             if soon:
                 self._unpin()
             if journal.used_percent >= options.checkpoint_journal_percent:

@@ -134,6 +134,10 @@ class RegionViews:
 
     # -- change
 
+    def has_room(self) -> bool:
+        """`put_page` would find a page. Asks for more space when little is left."""
+        return bool(self._free) or self.space.has_room()
+
     def put_zero(self, view: int, page: int) -> None:
         """The page had never been written, or was given back."""
         self._table(view).put(page, ZERO_ENTRY)
@@ -164,6 +168,15 @@ class RegionViews:
         self._given_back.append(offset_of(table.get(page)))
         table.put(page, ZERO_ENTRY)
         self.stale.add(view)
+
+    def take_out(self, view: int, page: int) -> int | None:
+        """Something else is put in the place of that exception next. Its page, if it had one."""
+        entry = self._table(view).get(page)
+        if kind_of(entry) != PAGE:
+            return None
+        number = offset_of(entry)
+        self._given_back.append(number)
+        return number
 
     def _table(self, view: int) -> PageTable:
         table = self.tables.get(view)
@@ -287,6 +300,14 @@ class RegionViews:
             for entry in table.entries
             if kind_of(entry) == PAGE
         )
+
+    def kinds(self) -> dict[tuple[int, int], int]:
+        """Kinds of all exceptions by view and page: copies of a region have the same."""
+        return {
+            (view, page): kind_of(entry)
+            for view, table in self.tables.items()
+            for page, entry in table.items()
+        }
 
     def check(self) -> list[str]:
         """Pages that are leaked or in two places. For tests and `fsck`."""

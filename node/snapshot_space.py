@@ -1,9 +1,10 @@
 """plan: pages of the snapshot data space of one node: which extents are free, and who has the rest.
 
-The space is the logical disk for snapshot data of one provisioning group. It is handed out in
-*extents* of a few neighbouring pages, each to one region, and the region gives out its pages. So a
-region that is dropped or moved gives back what it had without a look at any page, and nothing here
-is journalled or kept: at a start each region claims the extents in which its tables have a page.
+The space is the logical disks for snapshot data of one provisioning group and one size of page
+(`node.snapshot_places`). It is handed out in *extents* of a few neighbouring pages, each to one
+region, and the region gives out its pages. So a region that is dropped or moved gives back what it
+had without a look at any page, and nothing here is journalled or kept: at a start each region
+claims the extents in which its tables have a page.
 
 The one rule that makes this safe: an extent comes back only when the newest checkpoint on disk has
 no page in it. Else that checkpoint would give the same page to two regions after a crash.
@@ -11,12 +12,13 @@ no page in it. Else that checkpoint would give the same page to two regions afte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from base.errors import InvalidRequest
+from volume.logical_disk import SNAPSHOT_EXTENT_PAGES as EXTENT_PAGES
 
-EXTENT_PAGES: Final = 8  # 128 KiB of pages of 16 KiB: one step of a logical disk
+LOW_PART: Final = 2  # little is free: not more than that part
 
 _FREE: Final = 0
 _TAKEN: Final = 1
@@ -24,9 +26,10 @@ _TAKEN: Final = 1
 
 class SnapshotSpace:
     """Free and taken extents: one byte for each, 8 bytes per MiB of space. pages: of the logical
-    disk; what does not fill an extent is not used."""
+    disk; what does not fill an extent is not used. more(): called when little is free; it may
+    `grow` the space, or see to it."""
 
-    __slots__ = ("_hint", "_taken", "extent_pages", "free")
+    __slots__ = ("_hint", "_taken", "extent_pages", "free", "more")
 
     def __init__(self, pages: int, extent_pages: int = EXTENT_PAGES) -> None:
         assert extent_pages > 0
@@ -34,6 +37,7 @@ class SnapshotSpace:
         self._taken = bytearray(pages // extent_pages)
         self.free = len(self._taken)  # extents
         self._hint = 0  # nothing before it is free
+        self.more: Callable[[], None] | None = None
 
     @property
     def extents(self) -> int:
@@ -45,8 +49,15 @@ class SnapshotSpace:
         """Pages of free extents. Regions have free pages in their own extents beside them."""
         return self.free * self.extent_pages
 
+    def has_room(self) -> bool:
+        """An extent is free. Asks for more space when little is left."""
+        if self.more is not None and self.free * LOW_PART <= len(self._taken):
+            self.more()
+        return self.free > 0
+
     def take(self) -> int | None:
         """The lowest free extent; None when there is none."""
+        self.has_room()
         extent = self._taken.find(_FREE, self._hint)
         if extent < 0:
             self._hint = len(self._taken)
@@ -55,6 +66,12 @@ class SnapshotSpace:
         self._hint = extent + 1
         self.free -= 1
         return extent
+
+    def grow(self, extents: int) -> None:
+        """So many more, behind those that there are."""
+        self._hint = min(self._hint, len(self._taken))
+        self._taken += bytes(extents)
+        self.free += extents
 
     def claim(self, extents: Iterable[int]) -> None:
         """At a start: a region has pages in these. InvalidRequest, and nothing has changed, when

@@ -76,15 +76,16 @@ async def recover(
     for key in replay.regions:
         place = places[key] if key in places else place_of(key)
         if place is not None:
-            region = store.regions[key] = StoredRegion(key, place, store.cache)
+            region = store.regions[key] = StoredRegion(
+                key, place, store.cache, store.snapshot_place
+            )
             _load(region, replay.first(key, known))
             region.sums.load(replay.first_sums(key))
-            region.keep_for_views(store.snapshot_place(key))
             views = replay.views(key, known)
             if views is None:
                 store.lose_views(region)
-            elif region.kept is not None:
-                region.kept.load_packed(views)
+            elif views and (kept := region.kept_pages()) is not None:
+                kept.load_packed(views)
             store.cache.changed[key] = None
             if key in known:
                 store.entries[key] = checkpoint.entries[key]
@@ -166,12 +167,13 @@ def _carry_out(region: StoredRegion, step: Step, lsn: int) -> None:
 
 
 def _views(region: StoredRegion, step: Step) -> None:
-    if region.kept is None or region.kept.missing:
+    kept = region.kept_pages()
+    if kept is None or kept.missing:
         return
     if isinstance(step.views, KeptNote):
-        region.kept.complete_from(step.views)
+        kept.complete_from(step.views)
     elif step.views is not None:
-        region.kept.remove_view(step.views.view, step.views.older)
+        kept.remove_view(step.views.view, step.views.older)
 
 
 def _keep_received(region: StoredRegion, step: Step) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from node.region_pages import RegionPages, RegionPlace
 from transport.operation import Record
 
 _PACE = DestagePace()
+PlaceOfViews = Callable[[Key], SnapshotPlace | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class StoreStatistics:
 class StoredRegion(RegionPages):
     """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
     seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note.
+    `snapshot_place(key)`: where pages of snapshots go. `keep_after`: while a transfer brings views,
+    the record as of which they come; -1: they have not begun to come.
 
     `since`, `suspect`: of a copy that a state transfer has not made complete. But for the pages of
     `suspect`, and those that a record behind `since` touched, it is as the record `since`, which is
@@ -56,38 +60,48 @@ class StoredRegion(RegionPages):
     """
 
     __slots__ = (
-        "applied_epoch", "applied_seq", "begun_lsn", "kept", "lock", "pending", "session", "since",
-        "suspect",
+        "applied_epoch", "applied_seq", "begun_lsn", "keep_after", "kept", "lock", "pending",
+        "session", "since", "snapshot_place", "suspect",
     )  # fmt: skip
 
-    def __init__(self, key: Key, place: RegionPlace, cache: Cache) -> None:
+    def __init__(
+        self, key: Key, place: RegionPlace, cache: Cache, snapshot_place: PlaceOfViews
+    ) -> None:
         super().__init__(key, place, cache)
         self.session = COMPLETE
         self.pending: dict[int, int] = {}
         self.applied_seq = 0  # the newest record that was applied
         self.applied_epoch = 0
         self.begun_lsn = -1
+        self.keep_after = -1
         self.since = (0, 0)
         self.suspect = b""
         self.lock: asyncio.Lock | None = None  # made for a transfer
-        self.kept: KeptPages | None = None  # what snapshots have; None: nothing is kept here
+        self.kept: KeptPages | None = None  # what snapshots have; None: nothing yet
+        self.snapshot_place = snapshot_place
 
-    def keep_for_views(self, place: SnapshotPlace | None) -> None:
-        """From now on records that owe a snapshot something keep it, when there is a place."""
-        if place is not None:
-            self.kept = KeptPages(self, place)
+    def kept_pages(self) -> KeptPages | None:
+        """What snapshots have of the region, made at the first need; None: there is nowhere."""
+        if self.kept is None:
+            place = self.snapshot_place(self.key)
+            if place is not None:
+                self.kept = KeptPages(self, place)
+        return self.kept
 
     def keep(self, record: Record, lsn: int) -> None:
         """What the record is about to take from a snapshot."""
-        if self.kept is not None and self.session == COMPLETE:
-            self.kept.keep(record, lsn)
+        kept = self.kept_pages()
+        if kept is not None and (self.session == COMPLETE or 0 <= self.keep_after < record.seq):
+            kept.keep(record, lsn)
 
     def lose_views(self) -> list[int]:
-        """A transfer brings another copy, without snapshots. Extents as `KeptPages.forget_all`."""
-        if self.kept is None:
+        """A transfer brings another copy. Extents as `KeptPages.forget_all`."""
+        self.keep_after = -1
+        kept = self.kept_pages()
+        if kept is None:
             return []
-        self.kept.missing = True
-        return self.kept.forget_all()
+        kept.missing = True
+        return kept.forget_all()
 
     def may_discard(self) -> bool:
         """No snapshot needs anything of what is on disk in the places of holes."""
@@ -112,5 +126,6 @@ class StoredRegion(RegionPages):
     def now_complete(self) -> None:
         """A transfer has ended."""
         self.session = COMPLETE
+        self.keep_after = -1
         self.touched = None
         self.since, self.suspect = (0, 0), b""

@@ -17,7 +17,8 @@ from node.page_checksums import BLOCK_SHIFT, block_bits
 from node.region_pages import RegionPages, fill_zeros
 from node.region_reads import READ_RETRIES_MAX, RegionReads
 from node.stored_region import StoredRegion
-from snapshot.entry import BASE, NULL, PAGE, kind_of, offset_of
+from node.view_batches import Entry
+from snapshot.entry import BASE, NULL, PAGE, base_entry, kind_of, offset_of
 
 
 class ViewReads:
@@ -35,18 +36,104 @@ class ViewReads:
         self._blocks = blocks
         self._destager = destager
 
-    def _kept(self, key: Key) -> KeptPages:
+    def _region(self, key: Key) -> StoredRegion:
         region = self._regions.get(key)
         if region is None or region.session != COMPLETE:
             raise NotFound(f"volume {key[0]} region {key[1]}: this node has no complete copy")
-        if region.kept is None or region.kept.missing:
+        if region.kept is not None and region.kept.missing:
             raise NotFound(f"volume {key[0]} region {key[1]}: this copy has no snapshots")
-        return region.kept
+        return region
+
+    @staticmethod
+    def _locate(region: StoredRegion, view: int, index: int) -> int:
+        """Where the view has the page. Nothing is kept before the first write that owes it."""
+        kept = region.kept
+        if kept is None:
+            return base_entry(index)
+        entry = kept.views.locate(view, index)
+        if entry == NULL:
+            raise NotFound(
+                f"volume {region.key[0]} region {region.key[1]}: snapshot {view} went stale"
+            )
+        return entry
+
+    def read_now(self, key: Key, view: int, offset: int, into: memoryview) -> bool:
+        """Fill `into` at once; False: `read` must be awaited. NotFound as for `read`."""
+        region = self._region(key)
+        page_bytes = region.page_bytes
+        done = 0
+        while done < len(into):
+            index, at = divmod(offset + done, page_bytes)
+            count = min(page_bytes - at, len(into) - done)
+            part = into[done : done + count]
+            entry = self._locate(region, view, index)
+            kind = kind_of(entry)
+            if kind == BASE:
+                if not self._reads.read_now(key, offset + done, count, part):
+                    return False
+            elif kind == PAGE:
+                kept = region.kept
+                assert kept is not None
+                number = offset_of(entry)
+                page = kept.dirty.get(number)
+                if page is None:
+                    if not self._blocks.read_now(kept, number * page_bytes + at, part):
+                        return False
+                elif page.mask == kept.full_mask:
+                    part[:] = memoryview(page.data)[at : at + count]
+                else:
+                    return False
+            else:
+                fill_zeros(part)
+            done += count
+        return True
+
+    def entries(self, key: Key) -> list[Entry]:
+        """(view, page, kind) of everything that views have of the region, ascending by view; of
+        those that are stale nothing. NotFound as for `read`."""
+        kept = self._region(key).kept
+        if kept is None:
+            return []
+        return [
+            (view, page, kind)
+            for (view, page), kind in kept.views.kinds().items()
+            if view not in kept.views.stale
+        ]
+
+    def has(self, key: Key, view: int, page: int) -> bool:
+        """The view has an exception of its own for that page, and is not stale."""
+        kept = self._region(key).kept
+        return kept is not None and view not in kept.views.stale and not kept.views.owes(view, page)
+
+    def stale(self, key: Key) -> tuple[int, ...]:
+        """Views that are no points in time at this copy, ascending."""
+        kept = self._region(key).kept
+        return () if kept is None else tuple(sorted(kept.views.stale))
+
+    def runs(self, key: Key, view: int) -> list[tuple[int, int, bool]]:
+        """(offset, length, allocated) of what the view has of the region, in bytes, ascending,
+        without gaps. NotFound as for `read`."""
+        region = self._region(key)
+        allocated: list[bool] = []
+        for _, length, one in region.runs():
+            allocated += [one] * (length // region.page_bytes)
+        if region.kept is not None:
+            for index in range(region.pages):
+                kind = kind_of(self._locate(region, view, index))
+                if kind != BASE:
+                    allocated[index] = kind == PAGE
+        found: list[tuple[int, int, bool]] = []
+        for index, one in enumerate(allocated):
+            if found and found[-1][2] == one:
+                found[-1] = (found[-1][0], found[-1][1] + region.page_bytes, one)
+            else:
+                found.append((index * region.page_bytes, region.page_bytes, one))
+        return found
 
     async def read(self, key: Key, view: int, offset: int, into: memoryview) -> None:
         """Fill `into` with what the view has at that byte of the region. The caller has looked that
         there is such a view. NotFound: this copy cannot say, another may; MediaError."""
-        page_bytes = self._kept(key).page_bytes
+        page_bytes = self._region(key).page_bytes
         done = 0
         while done < len(into):
             index, at = divmod(offset + done, page_bytes)
@@ -56,11 +143,11 @@ class ViewReads:
 
     async def _read_page(self, key: Key, view: int, index: int, at: int, into: memoryview) -> None:
         for attempt in range(READ_RETRIES_MAX):
-            kept = self._kept(key)
-            entry = kept.views.locate(view, index)
-            if entry == NULL:
-                raise NotFound(f"volume {key[0]} region {key[1]}: snapshot {view} went stale")
+            region = self._region(key)
+            entry = self._locate(region, view, index)
             if kind_of(entry) == PAGE:
+                kept = region.kept
+                assert kept is not None
                 if attempt < READ_RETRIES_MAX - 1:
                     moved = not await self._read_kept(kept, offset_of(entry), index, at, into)
                 else:
@@ -69,12 +156,12 @@ class ViewReads:
                 if moved:
                     continue
             elif kind_of(entry) == BASE:
-                offset, length = index * kept.page_bytes + at, len(into)
+                offset, length = index * region.page_bytes + at, len(into)
                 if not self._reads.read_now(key, offset, length, into):
                     await self._reads.read(key, offset, length, into)
             else:
                 fill_zeros(into)
-            if self._kept(key) is kept and kept.views.locate(view, index) == entry:
+            if self._region(key) is region and self._locate(region, view, index) == entry:
                 return
         raise MediaError(
             f"volume {key[0]} region {key[1]} page {index}: it moves again and again", page=index

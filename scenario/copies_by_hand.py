@@ -23,7 +23,7 @@ def clone(record: Record) -> Record:
     return Record(
         record.volume, record.region, record.kind, record.flags, record.offset, record.length,
         record.client, record.number, record.low, record.data, epoch=record.epoch,
-        prev_epoch=record.prev_epoch, seq=record.seq,
+        prev_epoch=record.prev_epoch, seq=record.seq, cow_into=record.cow_into,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from scenario.history import History
 from scenario.level2_faults import NodeFaults
 from scenario.level2_judge import Judge
 from scenario.level2_options import LEVEL2, Level2Options, swarm
+from scenario.level2_views import NodeViews
 from scenario.node_checks import NodeChecks
 from scenario.runs import FaultEvent
 from scenario.state_checks import Violated
@@ -98,6 +99,8 @@ class Level2Run:
         self.sweep_config: HostConfig
         self.judge = Judge(self)
         self.faults = NodeFaults(self, listed, allow_loss=allow_loss)
+        self.views = NodeViews(self)
+        self.checks.on_commit = self.views.committed
 
     def run(self) -> Level2Report:
         """Form the cluster, make volumes, run hosts under faults, heal, judge."""
@@ -110,6 +113,8 @@ class Level2Run:
         self._start_hosts()
         end_ns = self.loop.now_ns + options.seconds * NS_PER_S
         self.faults.begin(end_ns)
+        if options.snapshot_every_ms:
+            self.views.begin(end_ns, options.snapshot_every_ms)
         while self.loop.now_ns < end_ns:
             self.step(STEP_NS)
         self.judge.heal()

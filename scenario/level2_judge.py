@@ -139,6 +139,9 @@ class Judge:
         run.wait("everything is committed everywhere", 5, self._settled)
         self._sweep()
         self._compare_bytes()
+        if run.options.snapshot_every_ms:
+            run.wait("every cut has ended", 8, self._cuts_ended)
+            self._judge_views()
         for number in run.faults.media.hit:
             self._scrub(self.nodes[number])
         self._check_stores()
@@ -189,6 +192,11 @@ class Judge:
                 return False
         return True
 
+    def _cuts_ended(self) -> bool:
+        return not any(
+            sim.node is not None and sim.node.core.catalog.snapshots.cuts for sim in self.nodes
+        )
+
     def _catalogs_agree(self) -> bool:
         cores = [node.node.core for node in self.nodes if node.node is not None]
         return all(core.catalog.version == cores[0].catalog.version for core in cores)
@@ -220,6 +228,19 @@ class Judge:
             # where a node that was asked who the members are had not heard of it yet.
             if self._versions() == before and len(set(before)) == 1:
                 raise self.violated("I11", differ)
+            self.run.wait("catalogs agree", 5, self._catalogs_agree)
+            self.run.wait("everything is committed everywhere", 5, self._settled)
+        raise self.violated("I26", "copies still move")
+
+    def _judge_views(self) -> None:
+        """I21, I23: members of a region have the same views, and they are what was cut."""
+        for _ in range(COMPARISONS_MAX):
+            before = self._versions()
+            found = self.run.views.judge(self._copies())
+            if found is None:
+                return
+            if self._versions() == before and len(set(before)) == 1:
+                raise self.violated(*found)
             self.run.wait("catalogs agree", 5, self._catalogs_agree)
             self.run.wait("everything is committed everywhere", 5, self._settled)
         raise self.violated("I26", "copies still move")

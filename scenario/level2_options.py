@@ -86,6 +86,7 @@ class Level2Options:
     now_percent: int = 50
     journal_kib: int = 256
     destage_after_ms: int = 300
+    snapshot_every_ms: int = 0  # one point in time of volumes, so often; 0: never
     snapshot_entries: int = 64
     durability_synced: bool = False
     codec: bool = True  # messages pass the wire format; without it a run is a sixth faster

@@ -37,9 +37,9 @@ def _check_lease_once(patch: Patches) -> None:
     def ended(
         self: IoPath, copy: RegionCopy, epoch: int, record: Any, token: Any, data: bytearray
     ) -> None:
-        self._answer(token, None, data)
+        self.answer(token, None, data)
 
-    patch.put(IoPath, "_read_ended", ended)
+    patch.put(IoPath, "read_ended", ended)
 
 
 def _forget_tail(patch: Patches) -> None:

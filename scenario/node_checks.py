@@ -59,6 +59,7 @@ class NodeChecks:
         self.seed = seed
         self.cluster: SimCluster
         self.violation: Violated | None = None
+        self.on_commit: Callable[[Record], None] = lambda _record: None  # about to be applied
         self.served_reads = self.commits = self.restored = 0
         self._kept: dict[int, dict[Key, Kept]] = {}
         self._crashed: dict[int, CrashKind] = {}
@@ -117,10 +118,11 @@ class NodeChecks:
         destaged = self._listen_to_destage(sim, node)
         store, core, io = node.store, node.core, node.io
         apply, restore, recovered = store.apply, core.restore_copy, core.store_recovered
-        answer, topology = io._answer, node.control.on_topology
+        answer, topology = io.answer, node.control.on_topology
 
         def applied(record: Record) -> None:
             self._applied(sim, node, record)
+            self.on_commit(record)
             destaged(record)
             apply(record)
 
@@ -147,7 +149,7 @@ class NodeChecks:
         store.apply = applied  # type: ignore[method-assign]
         core.restore_copy = restored  # type: ignore[method-assign]
         core.store_recovered = store_recovered  # type: ignore[method-assign]
-        io._answer = answered  # type: ignore[method-assign]
+        io.answer = answered  # type: ignore[method-assign]
         node.control.on_topology = topology_changed
 
     def _listen_to_journal(self, number: int, node: Node, kept: dict[Key, Kept]) -> None:

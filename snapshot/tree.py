@@ -88,6 +88,11 @@ class SnapshotTree:
     def __getitem__(self, view: int) -> View:
         return self._views[view]
 
+    @property
+    def highest(self) -> int:
+        """The last number that was given to a view."""
+        return self._next - 1
+
     def named(self, name: str) -> View:
         """NotFound names the view and the family."""
         view = self._names.get(name)

@@ -28,7 +28,7 @@ from base.errors import InvalidRequest, RemoteProtocolError
 from base.units import KiB, MiB
 from transport.wire import BODY_BYTES_MAX, decode_body, encode_body, tag_of
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAGIC = 0x8F1D
 DATA_BYTES_MAX = 33 * MiB  # the largest host request, 32 MiB, and what is packed around it
 HEADER_BYTES = 20

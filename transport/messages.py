@@ -264,6 +264,38 @@ class TransferPages:
     data: Bulk
 
 
+@wire(tag=0x3B)
+@dataclass(frozen=True, slots=True)
+class TransferViews:
+    """Owner to joiner, when it holds every page: what snapshots have of the region, in batches
+    numbered from 0. The first is empty and says as of which record, `as_of`, the others are: what
+    later ones take the joiner keeps by itself.
+    `entries`, `data`: see `node.view_batches`. `stale`: views that are no points in time here.
+    Reply: TransferViewsAck."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    number: int
+    as_of: int
+    stale: tuple[int, ...]
+    entries: bytes
+    data: Bulk
+
+
+@wire(tag=0x3C)
+@dataclass(frozen=True, slots=True)
+class TransferViewsAck:
+    """Joiner to owner: that batch is held."""
+
+    volume: int
+    region: int
+    epoch: int
+    session: int
+    number: int
+
+
 @wire(tag=0x3A)
 @dataclass(frozen=True, slots=True)
 class TransferEnd:

@@ -11,7 +11,8 @@ Layout of a record header, little endian, RECORD_BYTES long, then `data_length` 
     seq u64 · committed u64 (the sender's commit point)
     offset u32 (bytes in the region) · length u32 (bytes) · data_length u32
     client u64 · number u64 · low u64 (every operation of the client below it has been answered)
-    cow_into u32 (the snapshot that is owed the old page; 0: none) · data_crc u32 (CRC32C)
+    cow_into u32 (the snapshot that is owed the old page; 0: none) ·
+    view u32 (the read-write snapshot that is written; 0: the volume) · data_crc u32 (CRC32C)
 
 (record_epoch, seq) names a record: two records of a region with the same name are the same, and so
 is everything before them. (client, number) names an operation: it takes effect at most once (P10).
@@ -40,7 +41,7 @@ NO_HOLE: Final = 2  # flag of ZERO: do not give space back
 OPERATION_BYTES_MAX: Final = 1 * MiB  # the I/O path cuts longer requests
 REGION_BYTES_MAX: Final = 1 << 31
 
-_RECORD = struct.Struct("<BBHIIIIIQQIIIQQQII")
+_RECORD = struct.Struct("<BBHIIIIIQQIIIQQQIII")
 _CRC = struct.Struct("<I")
 RECORD_BYTES: Final = _CRC.size + _RECORD.size
 _crc32c = google_crc32c.value
@@ -66,6 +67,7 @@ class Record:
         "prev_epoch",
         "region",
         "seq",
+        "view",
         "volume",
     )
 
@@ -87,6 +89,7 @@ class Record:
         seq: int = 0,
         data_crc: int = 0,
         cow_into: int = 0,
+        view: int = 0,
     ) -> None:
         self.volume = volume
         self.region = region
@@ -103,6 +106,7 @@ class Record:
         self.seq = seq
         self.data_crc = data_crc
         self.cow_into = cow_into
+        self.view = view  # the snapshot that is read or written; 0: the volume itself
         self.dead = False  # truncated: its journal acknowledgement means nothing any more
         self.header = b""  # as last packed or as received: copies journal what they were sent
 
@@ -112,6 +116,7 @@ class Record:
         return Record(
             self.volume, self.region, self.kind, self.flags, self.offset, self.length,
             self.client, self.number, self.low, self.data, data_crc=self.data_crc,
+            view=self.view,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -141,6 +146,7 @@ def pack_record(record: Record, epoch: int, committed: int) -> bytes:
         record.number,
         record.low,
         record.cow_into,
+        record.view,
         record.data_crc,
     )
     record.header = header = _CRC.pack(_crc32c(rest)) + rest
@@ -168,7 +174,7 @@ def unpack_record(buffer: memoryview, at: int) -> tuple[Record, int, int, int]:
         raise RemoteProtocolError("the header of a record is damaged")
     (
         kind, flags, _, volume, region, epoch, record_epoch, prev_epoch, seq, committed, offset,
-        length, data_length, client, number, low, cow_into, crc,
+        length, data_length, client, number, low, cow_into, view, crc,
     ) = _RECORD.unpack_from(head, 4)  # fmt: skip
     stop = end + data_length
     if stop > len(buffer):
@@ -182,12 +188,13 @@ def unpack_record(buffer: memoryview, at: int) -> tuple[Record, int, int, int]:
     record = Record(
         volume, region, kind, flags, offset, length, client, number, low, buffer[end:stop],
         epoch=record_epoch, prev_epoch=prev_epoch, seq=seq, data_crc=crc, cow_into=cow_into,
+        view=view,
     )  # fmt: skip
     record.header = head
     return record, epoch, committed, stop
 
 
-_REQUEST = struct.Struct("<BBHIIIIIQQQ")
+_REQUEST = struct.Struct("<BBHIIIIIIQQQ")
 REQUEST_BYTES: Final = _REQUEST.size
 
 
@@ -199,6 +206,7 @@ def pack_request(record: Record) -> bytes:
         0,
         record.volume,
         record.region,
+        record.view,
         record.offset,
         record.length,
         len(record.data),
@@ -213,9 +221,9 @@ def unpack_request(buffer: memoryview, at: int) -> tuple[Record, int]:
     end = at + REQUEST_BYTES
     if end > len(buffer):
         raise RemoteProtocolError("a host request is cut short")
-    kind, flags, _, volume, region, offset, length, data_length, client, number, low = (
-        _REQUEST.unpack_from(buffer, at)
-    )
+    (
+        kind, flags, _, volume, region, view, offset, length, data_length, client, number, low,
+    ) = _REQUEST.unpack_from(buffer, at)  # fmt: skip
     stop = end + data_length
     if stop > len(buffer):
         raise RemoteProtocolError("the data of a host request is cut short")
@@ -228,7 +236,7 @@ def unpack_request(buffer: memoryview, at: int) -> tuple[Record, int]:
         raise RemoteProtocolError("a host request breaks a bound")
     data = buffer[end:stop]
     return (
-        Record(volume, region, kind, flags, offset, length, client, number, low, data),
+        Record(volume, region, kind, flags, offset, length, client, number, low, data, view=view),
         stop,
     )
 

@@ -17,6 +17,7 @@ from base.errors import InvalidRequest
 from volume.raid import DiskExtent, DiskOk, RaidSet, SetHealth, level_of
 
 STEP_BYTES_DEFAULT: Final = 128 * 1024
+SNAPSHOT_EXTENT_PAGES: Final = 8  # 128 KiB of pages of 16 KiB: one step; see node.snapshot_space
 
 
 class Space(IntEnum):

@@ -22,7 +22,7 @@ from base.ids import NOBODY, VolumeId, node_name
 from base.units import NODES_MAX, MiB
 from volume.address_map import LoopUp, PhysicalBlock, physical_blocks
 from volume.invariants import check_ld_regions
-from volume.logical_disk import LogicalDisk, Space
+from volume.logical_disk import SNAPSHOT_EXTENT_PAGES, LogicalDisk, Space
 from volume.node_storage import NodeAllocation, NodeStorage, PoolKey, require_fit
 from volume.physical_disk import NodeInventory
 from volume.provisioning_group import ProvisioningGroup
@@ -36,6 +36,7 @@ from volume.virtual_volume import (
 )
 
 REGION_BYTES_DEFAULT: Final = 16 * MiB
+SNAPSHOT_EXTENTS_WANTED: Final = 64
 GROUPS_MAX: Final = 64
 VOLUMES_MAX: Final = 4096
 
@@ -230,6 +231,39 @@ class VolumeManager:
             return None
         made: int = sum(ld.size_bytes for ld in self._lds_of(group.name))
         return max(0, group.limit_bytes - made)
+
+    # Snapshot space. An LD region of it is one extent; only the node knows which are used.
+
+    def snapshot_disks(self, node: int, group: str, page_bytes: int) -> list[LogicalDisk]:
+        """LDs for copied-out pages of that size, oldest first; none when the node is unknown."""
+        storage = self.nodes.get(node)
+        return [] if storage is None else storage.pool(_snapshot_key(group, page_bytes))
+
+    def has_snapshot_room(self, node: int, group: str, page_bytes: int) -> bool:
+        """The node has such LDs, or could be given one."""
+        policy = self.group(group)
+        key = _snapshot_key(group, page_bytes)
+        storage = self.storage(node)
+        return bool(storage.pool(key)) or storage.free_bytes(policy, key, self._budget(policy)) > 0
+
+    def grow_snapshot_space(self, node: int, group: str, page_bytes: int) -> None:
+        """One LD more, of at least one extent; where there is so much, of `growth_bytes` and of
+        SNAPSHOT_EXTENTS_WANTED. NoSpace comes before anything changes."""
+        policy = self.group(group)
+        key = _snapshot_key(group, page_bytes)
+        storage, budget = self.storage(node), self._budget(policy)
+        row_bytes = policy.row_bytes(storage.inventory.chunklet_bytes)
+        least = -(-key.region_bytes // row_bytes)
+        wish = max(policy.growth_bytes, SNAPSHOT_EXTENTS_WANTED * key.region_bytes)
+        rows = max(least, -(-wish // row_bytes))
+        rows = min(rows, storage.rows_free(policy))
+        if budget is not None:
+            rows = min(rows, budget // row_bytes)
+        if rows < least:
+            raise storage.no_space(policy, key, 1, budget)
+        count = rows * row_bytes // key.region_bytes
+        storage.apply_allocation(storage.plan_regions(policy, key, count, rows), policy)
+        self._generation += 1
 
     # Volumes.
 
@@ -588,6 +622,10 @@ class VolumeManager:
         if names != self._by_name or any(n >= self.next_volume for n in self.volumes):
             faults.append("volume names or numbers do not agree")
         return faults
+
+
+def _snapshot_key(group: str, page_bytes: int) -> PoolKey:
+    return PoolKey(group, Space.SNAPSHOT_DATA, SNAPSHOT_EXTENT_PAGES * page_bytes)
 
 
 def _forget_node(table: RegionTable, node: int, version: int | None) -> None:

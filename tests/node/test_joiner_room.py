@@ -83,7 +83,7 @@ class Joining(World):
                 record.header = pack_record(record, 1, 0)
                 self.copy.replicate(OWNER, record, 1, 0)
         self.io.turn_soon()
-        await self.store._clock.sleep(0.01)
+        await self.store.clock.sleep(0.01)
         self.peak = max(self.peak, self.store.journal.statistics().waiting_bytes)
 
 

@@ -42,7 +42,7 @@ async def begin(world: World, **options: Any) -> None:
 
 async def write_committed(world: World, offset: int, length: int) -> None:
     world.write(KEY, offset, length)
-    await world.store._clock.sleep(0.1)
+    await world.store.clock.sleep(0.1)
     world.commit(KEY)
 
 
@@ -212,7 +212,7 @@ def test_a_block_that_is_written_whole_after_its_rest_was_lost_goes_to_disk(worl
         assert world.store.cache.pages == 1
         await write_committed(world, 0, PAGE)
         world.store.start()
-        await world.store._clock.sleep(5)
+        await world.store.clock.sleep(5)
         assert world.store.cache.pages == 0
         assert await read(world, 0, PAGE) == image(world)[:PAGE]
 
@@ -235,7 +235,7 @@ def test_a_torn_destage_is_made_whole_by_replay_and_is_no_damage(
                     at = world.rng.randrange(REGION // 512 - 3)
                     if world.store.has_room:
                         world.write(key, at * 512, world.rng.randrange(1, 4) * 512)
-                await world.store._clock.sleep(0.002)
+                await world.store.clock.sleep(0.002)
                 for key in world.keys:
                     world.commit(key)
                 world.sync()
@@ -296,7 +296,7 @@ def test_whatever_one_disk_of_each_mirror_does_the_bytes_are_right(
             for _ in range(60):
                 for _ in range(3):
                     world.random_operation()
-                await world.store._clock.sleep(rng.randrange(4000) / 1e6)
+                await world.store.clock.sleep(rng.randrange(4000) / 1e6)
                 bad = world.disks[rng.choice(("d0", "d2"))]
                 what = rng.randrange(4)
                 if what == 0:

@@ -575,3 +575,23 @@ def test_a_copy_without_its_prefix_cannot_own_a_region() -> None:
     world.join(0)
     with pytest.raises(AssertionError, match="without its prefix"):
         world.configure(2, 2, (2,), only=(2,))
+
+
+# ---------------------------------------------------------------- snapshots
+
+
+def test_a_record_that_owes_an_unknown_snapshot_waits_for_the_catalog() -> None:
+    """Before that the copy has no space for what the record takes from the snapshot."""
+    copies = Copies(2)
+    copies.configure(1, 0, (0, 1))
+    copies.write(0, 1)
+    copies.copies[0].cow_into = 5
+    copies.write(0, 2)
+    copies.copies[1].know_views(4)
+    copies.run()
+    assert copies.copies[1].prepared == 1
+    assert 2 not in copies.answers
+    copies.copies[1].know_views(5)
+    copies.run()
+    assert copies.copies[1].prepared == 2
+    assert copies.answers[2] == "ok"

@@ -54,7 +54,7 @@ async def begin(world: World, **options: Any) -> None:
 
 
 async def settle(world: World, seconds: float = 0.1) -> None:
-    await world.store._clock.sleep(seconds)
+    await world.store.clock.sleep(seconds)
 
 
 async def write_committed(world: World, offset: int, length: int) -> Record:

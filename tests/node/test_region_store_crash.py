@@ -29,7 +29,7 @@ def _run(world: World, kinds: list[CrashKind]) -> None:
         for _ in range(400):
             for _ in range(world.rng.randrange(1, 6)):
                 world.random_operation()
-            await store._clock.sleep(world.rng.randrange(2000) / 1e6)
+            await store.clock.sleep(world.rng.randrange(2000) / 1e6)
             if world.rng.random() < 0.05:
                 await world.check_all()
 

@@ -122,7 +122,7 @@ class Joiner(World):
             self.store.truncate(KEY, last + 1)
 
     async def pause(self, ms: float) -> None:
-        await self.store._clock.sleep(ms / 1000)
+        await self.store.clock.sleep(ms / 1000)
 
     # -- one session
 

@@ -26,7 +26,7 @@ def _run(world: ViewWorld, kinds: list[CrashKind]) -> None:
         for _ in range(300):
             for _ in range(world.rng.randrange(1, 6)):
                 world.random_operation()
-            await store._clock.sleep(world.rng.randrange(2000) / 1e6)
+            await store.clock.sleep(world.rng.randrange(2000) / 1e6)
             if world.rng.random() < 0.05:
                 await world.check_all()
 

@@ -102,7 +102,7 @@ def _answer_without_lease(
     io: IoPath, copy: RegionCopy, epoch: int, record: Any, token: Any, data: bytearray
 ) -> None:
     """Mutant: the lease is not checked again when the data is in hand (P4)."""
-    io._answer(token, None, data)
+    io.answer(token, None, data)
 
 
 def _restore_without_tail(node: Node, key: tuple[int, int], found: Any) -> None:
@@ -160,7 +160,7 @@ def test_acknowledging_before_the_journal_has_it_is_caught(monkeypatch: pytest.M
 
 @pytest.mark.simulation
 def test_answering_a_slow_read_without_a_lease_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(IoPath, "_read_ended", _answer_without_lease)
+    monkeypatch.setattr(IoPath, "read_ended", _answer_without_lease)
     options = replace(
         BUSY, crashes=0, stops=0, slow=0, pause_ms=3000, read_weight=100,
         now_percent=0, read_us=50_000, destage_after_ms=20,

@@ -194,7 +194,9 @@ def test_messages_before_garbage_are_returned_and_none_after() -> None:
 
 
 def test_an_oversized_claim_is_refused_from_the_header_alone() -> None:
-    header = codec._CHECKED.pack(codec.MAGIC, 1, 0x20, 3, DATA_BYTES_MAX + 1, 0)
+    header = codec._CHECKED.pack(
+        codec.MAGIC, codec.PROTOCOL_VERSION, 0x20, 3, DATA_BYTES_MAX + 1, 0
+    )
     decoder = FrameDecoder()
     decoder.receive_data(bytes(4) + header)
     assert "at most" in str(decoder.error)
