@@ -403,7 +403,9 @@ class Node:
         try:
             await self.control.propose(encode(entry), GROW_NS)
         except StorageError as error:
-            log.warning("snapshot_space.low", group=pool[0], page_bytes=pool[1], error=str(error))
+            log.warning(
+                "snapshot_space.refused", group=pool[0], page_bytes=pool[1], error=str(error)
+            )
             await self.ports.clock.sleep(GROW_AGAIN_S)
         finally:
             del self._growing[pool]

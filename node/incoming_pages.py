@@ -135,7 +135,9 @@ class IncomingPages:
                     f"volume {key[0]} region {key[1]}: {missing} pages of the base are missing"
                 )
             await store.shelf.sync()
-            has_views = await self.views.end(key, session)
+        # Not within the lock: a checkpoint waits for it before it gives extents to others.
+        has_views = await self.views.end(key, session)
+        async with region.lock:
             self._session(key, session)
             # Pages that the stream has trimmed or filled were not received. So what was applied
             # must be known as committed wherever the end of the transfer is.

@@ -33,6 +33,8 @@ class IncomingViews:
         """Every page of the base is here. Records behind `as_of` keep what they take from snapshots
         from now on; what earlier ones took comes. InvalidRequest: another session runs."""
         region = self._running(key, session)
+        if region.keep_after >= 0:
+            return  # a repeat
         region.keep_after = as_of
         if region.kept is not None:
             region.kept.missing = False
@@ -87,6 +89,8 @@ class IncomingViews:
 
     def _kept(self, key: Key, session: int) -> KeptPages | None:
         region = self._running(key, session)
+        if region.views_whole:
+            raise InvalidRequest(f"volume {key[0]} region {key[1]}: all snapshots have come before")
         kept = region.kept_pages()
         if kept is not None and region.keep_after >= 0:
             kept.missing, kept.filling = False, True
@@ -107,6 +111,7 @@ class IncomingViews:
         kept = region.kept
         if region.keep_after < 0:
             raise InvalidRequest(f"volume {key[0]} region {key[1]}: no snapshots have come")
+        region.views_whole = True
         if kept is None:
             return False
         kept.ended_filling()

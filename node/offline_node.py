@@ -25,6 +25,7 @@ from node.consensus_store import ConsensusState, ConsensusStore
 from node.page_checksums import BLOCK_SHIFT
 from node.region_pages import RegionPages
 from node.region_store import StoreOptions
+from node.snapshot_places import SnapshotPlaces
 from volume.physical_disk import NodeInventory
 
 _SECTORS: Final = BLOCK_BYTES // SECTOR_BYTES
@@ -144,6 +145,7 @@ class OfflineNode:
             self.cold = await open_store(
                 inventory, devices.disks, devices.journal, devices.checkpoint, clock,
                 places_in(catalog, self.number), options, on_mended=self._mended,
+                snapshot_place=SnapshotPlaces(self.number, lambda: catalog).place_of,
             )  # fmt: skip
             await self._look_behind(torn)
         except StorageError as error:

@@ -89,6 +89,7 @@ class Rebuild:
         """Tell the joiner how the session begins, and note which pages it is to get."""
         copy, store = effect.copy, self._store
         key = (copy.volume, copy.region)
+        self._wake(key)  # what an older session waits for does not come any more
         data = b""
         if effect.mode >= BY_DELTA:
             allocated = wanted = store.page_bitmap(key)
@@ -202,6 +203,11 @@ class Rebuild:
             entry[2].remove(message.pages[0])
         entry[1].set()
 
+    def _wake(self, key: tuple[int, int]) -> None:
+        if key in self._acks:
+            self._acks[key][1].set()
+        self.views.wake(key)
+
     def wake(self) -> None:
         """Configurations changed: sessions that are over must notice."""
         copies = self._io.core.copies
@@ -209,9 +215,8 @@ class Rebuild:
             copy = copies.get(key[0], {}).get(key[1])
             if copy is None or copy.session != self._wanted[key][0]:
                 del self._wanted[key]
-        for _, gate, _ in self._acks.values():
-            gate.set()
-        self.views.wake()
+        for key in list(self._acks):
+            self._wake(key)
 
     # ------------------------------------------------------------------ joiner
 

@@ -52,7 +52,7 @@ class StoredRegion(RegionPages):
     """What the store keeps beside the pages. `pending`: lsn of journalled, unapplied records by
     seq. `session`: as in the checkpoint. `begun_lsn`: of the running transfer's first note.
     `snapshot_place(key)`: where pages of snapshots go. `keep_after`: while a transfer brings views,
-    the record as of which they come; -1: they have not begun to come.
+    the record as of which they come; -1: they have not begun to come. `views_whole`: all have come.
 
     `since`, `suspect`: of a copy that a state transfer has not made complete. But for the pages of
     `suspect`, and those that a record behind `since` touched, it is as the record `since`, which is
@@ -61,7 +61,7 @@ class StoredRegion(RegionPages):
 
     __slots__ = (
         "applied_epoch", "applied_seq", "begun_lsn", "keep_after", "kept", "lock", "pending",
-        "session", "since", "snapshot_place", "suspect",
+        "session", "since", "snapshot_place", "suspect", "views_whole",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,7 @@ class StoredRegion(RegionPages):
         self.applied_epoch = 0
         self.begun_lsn = -1
         self.keep_after = -1
+        self.views_whole = False
         self.since = (0, 0)
         self.suspect = b""
         self.lock: asyncio.Lock | None = None  # made for a transfer
@@ -97,6 +98,7 @@ class StoredRegion(RegionPages):
     def lose_views(self) -> list[int]:
         """A transfer brings another copy. Extents as `KeptPages.forget_all`."""
         self.keep_after = -1
+        self.views_whole = False
         kept = self.kept_pages()
         if kept is None:
             return []

@@ -158,10 +158,10 @@ class ViewTransfer:
             entry[2].remove(message.number)
         entry[1].set()
 
-    def wake(self) -> None:
-        """Configurations changed: sessions that are over must notice."""
-        for _, gate, _ in self._waiting.values():
-            gate.set()
+    def wake(self, key: tuple[int, int]) -> None:
+        """The session of the region may be over: it must notice."""
+        if key in self._waiting:
+            self._waiting[key][1].set()
 
     # ------------------------------------------------------------------ joiner
 

@@ -16,9 +16,11 @@ from node.cold_device import ColdDevice
 from node.cold_store import ColdStore, load_consensus, log_of, now, open_store
 from node.daemon import Node
 from node.region_copy import RegionCopy
+from node.snapshot_places import SnapshotPlaces
 from sim.cluster import SimNode
 
 Images = dict[tuple[int, Key], bytes]
+ViewImages = dict[tuple[int, Key, int], bytes]
 
 
 def check_space(nodes: list[SimNode]) -> list[Finding]:
@@ -79,10 +81,13 @@ def _same_log(sim: SimNode, kept: RaftLog) -> list[Finding]:
     return []
 
 
-def check_replay(nodes: list[SimNode], images: Images) -> list[Finding]:
-    """I9: a start of each node, now, would find what the node has in memory. images: what its
-    regions read as, as far as somebody has read them since anything changed."""
-    return [each for sim in nodes for each in _compare_restart(sim, images)]
+def check_replay(
+    nodes: list[SimNode], images: Images, views: ViewImages | None = None
+) -> list[Finding]:
+    """I9: a start of each node, now, would find what the node has in memory. images, views: what
+    its regions, and snapshots of them, read as, as far as somebody has read them since anything
+    changed."""
+    return [each for sim in nodes for each in _compare_restart(sim, images, views or {})]
 
 
 def _device(sim: SimNode, name: str, *, keep: bool = True) -> ColdDevice:
@@ -101,11 +106,12 @@ def cold_store(sim: SimNode) -> ColdStore:
             _device(sim, "checkpoint"),
             sim.clock,
             node.rebuild.place_of,
+            snapshot_place=SnapshotPlaces(sim.number, lambda: node.core.catalog).place_of,
         )
     )
 
 
-def _compare_restart(sim: SimNode, images: Images) -> list[Finding]:
+def _compare_restart(sim: SimNode, images: Images, views: ViewImages) -> list[Finding]:
     node = _node(sim)
     try:
         cold = cold_store(sim)
@@ -121,6 +127,9 @@ def _compare_restart(sim: SimNode, images: Images) -> list[Finding]:
         image = images.get((sim.number, key))
         if not texts and image is not None and key in cold.regions:
             texts = _compare_pages(cold, key, image)
+            for (number, region, view), seen in views.items():
+                if (number, region) == (sim.number, key) and not texts:
+                    texts = _compare_view(cold, key, view, seen)
         for text in texts:
             name = _name(catalog, key)
             found.append(
@@ -158,6 +167,18 @@ def _compare_region(cold: ColdStore, key: Key, copy: RegionCopy) -> list[str]:
     if made.clients.state() != copy.clients.state():
         return ["a restart would find another table of clients"]
     return []
+
+
+def _compare_view(cold: ColdStore, key: Key, view: int, image: bytes) -> list[str]:
+    found = bytearray(len(image))
+    try:
+        now(cold.store.read_view(key, view, 0, memoryview(found)))
+    except StorageError as error:
+        return [f"a restart could not read view {view}: {error}"]
+    if found == image:
+        return []
+    at = next(at for at in range(len(image)) if found[at] != image[at])
+    return [f"a restart would find another view {view}, from byte {at} on"]
 
 
 def _compare_pages(cold: ColdStore, key: Key, image: bytes) -> list[str]:

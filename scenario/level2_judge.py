@@ -303,7 +303,10 @@ class Judge:
             if self.run.loop.now_ns >= deadline_ns:
                 raise self.violated(found[0].rule, found[0].text)
             self.run.step(STEP_NS)
-        for finding in (*check_logs(self.nodes), *check_replay(self.nodes, self._images)):
+        for finding in (
+            *check_logs(self.nodes),
+            *check_replay(self.nodes, self._images, self.run.views.images),
+        ):
             raise self.violated(finding.rule, finding.text)
 
     def _nothing_open(self) -> bool:

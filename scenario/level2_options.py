@@ -337,6 +337,25 @@ def reconfiguration(seed: int) -> Level2Options:
     )  # fmt: skip
 
 
+def snapshots(seed: int) -> Level2Options:
+    """Points in time of all volumes all the time, read while hosts write; a mix of faults."""
+    rng = SeedStreams(seed).stream("profile")
+    drawn = {**_load(rng), **_times(rng), **_limits(rng)}
+    drawn |= {
+        "writes_per_s": (60, 150, 300)[rng.below(3)],
+        "regions": 1 + rng.below(3),
+        "destage_after_ms": (20, 100, 300)[rng.below(3)],
+    }
+    return Level2Options(
+        nodes=_nodes(rng), seconds=3, **drawn,
+        snapshot_every_ms=(80, 200, 500)[rng.below(3)],
+        crashes=2, pauses=_one_in(rng, 2), slow=_one_in(rng, 3), stops=1, power=_one_in(rng, 3, 2),
+        cuts=_one_in(rng, 2), flaps=_one_in(rng, 3), losses=_one_in(rng, 5),
+        slow_disks=_one_in(rng, 3), disk_errors=_one_in(rng, 5), sync_failures=_one_in(rng, 4),
+        down_max=1 + _one_in(rng, 4),
+    )  # fmt: skip
+
+
 LEVEL2: Final[dict[str, Callable[[int], Level2Options]]] = {
     "default": default,
     "swarm": swarm,
@@ -345,4 +364,5 @@ LEVEL2: Final[dict[str, Callable[[int], Level2Options]]] = {
     "media": media,
     "power": power,
     "reconfiguration": reconfiguration,
+    "snapshots": snapshots,
 }

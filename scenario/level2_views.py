@@ -18,6 +18,7 @@ from host.export import HostRequest, RequestKind
 from node.checkpoint import Key
 from node.daemon import Node
 from node.snapshot_admin import SnapshotAdmin
+from scenario.final_checks import ViewImages
 from sim.cluster import SimNode
 from sim.durable import Sectors, apply_sectors, clone
 from snapshot.tree import SnapshotState, ViewKind
@@ -41,6 +42,7 @@ class NodeViews:
         self._rng = run.cluster.streams.stream("views")
         self._committed: dict[Key, list[Record]] = {}  # in the order of their sequence
         self._lost: dict[Key, None] = {}  # a power cut took operations: views of it may be shorter
+        self.images: ViewImages = {}  # what was read at the end
         self._asked = 0
         self._end_ns = 0
         self._every_ns = 0
@@ -191,6 +193,7 @@ class NodeViews:
                 at = next(at for at, byte in enumerate(image) if found[at] != byte)
                 text = f"region {key} at {sim}: view {view} is not what was cut, at byte {at}"
                 return "I23", text
+            self.images[sim.number, key, view] = image
         faults = region.kept.views.check() if region.kept is not None else []
         return ("I21", f"region {key} at {sim}: {faults[0]}") if faults else None
 

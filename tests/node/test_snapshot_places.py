@@ -11,7 +11,7 @@ from cluster.entries import GrowSnapshotSpace
 from cluster.snapshot_space import check_room, give, grow, pools_of
 from node.snapshot_places import SnapshotDisks, SnapshotPlaces
 from tests.volume.test_volume_manager import REGION, cluster, create
-from volume.volume_manager import VolumeManager
+from volume.volume_manager import SNAPSHOT_EXTENTS_WANTED, VolumeManager
 
 PAGE = 4 * KiB
 POOL = ("g", PAGE)
@@ -38,7 +38,7 @@ def test_a_node_has_no_place_before_the_catalog_gives_it_one() -> None:
     place = places.place_of((1, 0))
     assert place is not None
     assert places.place_of((1, 3)) is place
-    assert place.space.extents == 2 * 128 * KiB // (8 * PAGE)
+    assert place.space.extents == SNAPSHOT_EXTENTS_WANTED
     assert manager.check() == []
 
 
@@ -52,7 +52,7 @@ def test_space_that_runs_low_asks_once_it_has_looked_and_grows_where_the_catalog
     place = places.place_of((1, 0))
     assert place is not None
     first = place.space.extents
-    taken = [place.space.take() for _ in range(first - first // 4)]
+    taken = [place.space.take() for _ in range(first // 2)]
     assert asked == []
     taken.append(place.space.take())
     assert asked == [(POOL, 1)]

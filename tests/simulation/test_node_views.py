@@ -8,7 +8,7 @@ import pytest
 
 from base.errors import InvalidRequest, NotFound
 from node.kept_pages import KeptPages
-from scenario.level2 import Level2Options, Level2Run, Violated, world
+from scenario.level2 import LEVEL2, Level2Options, Level2Run, Violated, world
 from snapshot.tree import SnapshotState
 
 pytestmark = pytest.mark.simulation
@@ -86,3 +86,17 @@ def test_a_bug_is_seen(
 ) -> None:
     monkeypatch.setattr(owner, name, mutant)
     assert "I23" in caught(8, seconds=1)
+
+
+# ---------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("seed", [5, 21, 32, 33])
+def test_views_are_carried_to_every_copy_through_faults(seed: int) -> None:
+    """33: a record between the list of exceptions and the word as of which record it is. 32: a
+    joiner waited for a checkpoint, which waited for it."""
+    run = Level2Run(seed, LEVEL2["snapshots" if seed == 32 else "default"](seed))
+    run.options.snapshot_every_ms = run.options.snapshot_every_ms or 150
+    with world(run):
+        run.run()
+        assert run.views.made > 5

@@ -27,6 +27,7 @@ LONG_FUNCTIONS: Final[dict[str, str]] = {
     "node/region_copy.py:RegionCopy.__init__": _FIELDS,
     "node/io_path.py:IoPath.__init__": _FIELDS,
     "sim/kernel.py:KernelNode.start": "the composition of the cores of a node, one call each",
+    "node/region_store.py:RegionStore.__init__": _FIELDS,
     "node/daemon.py:Node.start": "the composition of a node, one part after the other",
 }
 # Real sockets and threads tell nobody when they are done: these look again, within a time limit.
