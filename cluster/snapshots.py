@@ -252,6 +252,8 @@ class Snapshots:
         tree.check_removal(view)
         if found.state is SnapshotState.CREATING:
             raise InvalidRequest(f"{found.name} is being made")
+        if found.kind is ViewKind.BASE:
+            raise InvalidRequest(f"{found.name} is no snapshot")
         tree.set_state(view, SnapshotState.REMOVING)
         return tree[view]
 

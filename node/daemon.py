@@ -58,6 +58,7 @@ from node.page_repair import PageRepair
 from node.rebuild import Rebuild
 from node.recovery import RecoveredRegion
 from node.region_store import RegionStore, StoreOptions
+from node.removals import Removals
 from node.roles import JOINER, NONE
 from node.snapshot_places import Pool, SnapshotPlaces
 from node.timed_device import IoWatch
@@ -127,6 +128,7 @@ class Node:
         self.rebuild: Rebuild
         self.shelf: DiskShelf
         self.snapshot_places: SnapshotPlaces
+        self.removals: Removals
         self._growing: dict[Pool, None] = {}
         self.started_ns = ports.clock.now_ns()
 
@@ -251,6 +253,7 @@ class Node:
             self.number, lambda: self.core.catalog, self._space_low
         )
         self._make_store()
+        self.removals = Removals(self.io, ports.clock, self.supervisor)
         self.exports = NodeExports(self.core, self.io)
         self.control.on_topology = self._topology_changed
         bus.set_receiver(self.io.message, self.io.link)
@@ -414,6 +417,7 @@ class Node:
         self.exports.refresh()
         self.rebuild.wake()
         self.snapshot_places.look()
+        self.removals.look()
 
     # ------------------------------------------------------------------ recovery
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -33,11 +33,29 @@ _LENGTH: Final = struct.Struct("<I")
 _MISSING: Final = b"\0"
 
 
+class ViewLine(NamedTuple):
+    """Views of a volume by the catalog of this node. alive: snapshots that something may be kept
+    for, ascending: those that are being removed are not among them. highest: of all numbers that
+    were given; what is not higher and not alive is gone."""
+
+    highest: int
+    alive: tuple[int, ...]
+
+
+def _nothing_gone() -> ViewLine:
+    return _ALL_ALIVE
+
+
+_ALL_ALIVE: Final = ViewLine(0, ())
+
+
 class SnapshotPlace(NamedTuple):
-    """The snapshot data space of a region's provisioning group on this node, and who has what."""
+    """The snapshot data space of a region's provisioning group on this node, and who has what.
+    line(): the views of the region's volume; the same object while nothing has changed."""
 
     plans: ExtentPlans
     space: SnapshotSpace
+    line: Callable[[], ViewLine] = _nothing_gone
 
 
 class KeptSums(BlockSums):
@@ -116,8 +134,8 @@ class KeptPages(RegionPages):
     """
 
     __slots__ = (
-        "_kept_of", "_noting", "_received", "filling", "lacking", "missing", "owner", "stamp",
-        "unnoted", "views",
+        "_kept_of", "_line", "_line_of", "_noting", "_received", "filling", "lacking", "missing",
+        "owner", "stamp", "unnoted", "views",
     )  # fmt: skip
 
     keeps = True
@@ -129,6 +147,8 @@ class KeptPages(RegionPages):
         self.sums = KeptSums(owner.key, page_bytes)
         self.owner = owner
         self.views = RegionViews(owner.pages, place.space)
+        self._line_of = place.line
+        self._line = _ALL_ALIVE  # as of the last `settle`
         self.lacking: dict[int, list[Page]] = {}
         self.unnoted: dict[int, None] = {}
         self._noting: dict[int, None] = {}
@@ -143,7 +163,8 @@ class KeptPages(RegionPages):
         if self.missing:
             return
         owner, views = self.owner, self.views
-        view = views.charged(record.cow_into)
+        self.settle()
+        view = self.charged(record.cow_into)
         if not view:
             return
         end = record.offset + record.length
@@ -224,7 +245,8 @@ class KeptPages(RegionPages):
 
     def complete_from(self, note: KeptNote) -> None:
         """Replay of a note."""
-        self.complete(note.page, note.views, int.from_bytes(note.mask, "little"), note.sectors)
+        views = [self.charged(view) for view in note.views]
+        self.complete(note.page, views, int.from_bytes(note.mask, "little"), note.sectors)
 
     def give_up(self, index: int) -> None:
         """What kept pages of that page lack cannot be read: their views are stale."""
@@ -255,7 +277,7 @@ class KeptPages(RegionPages):
         """What the owner has kept of a page of that view; None: zeros. It takes the place of what
         was kept here meanwhile, of a later record. Where the caller has to write the page, or None:
         nowhere, it is not wanted any more or has no space."""
-        view = self.views.charged(view)
+        view = self.charged(view)
         if not view or (view, index) in self._received:
             return None
         self._received[view, index] = None
@@ -290,6 +312,31 @@ class KeptPages(RegionPages):
             self._left(index, left)
 
     # -- removal
+
+    def settle(self) -> None:
+        """Hand over what the catalog says is gone, or being removed (ruling R5): to the next older
+        view, the oldest first. It does not matter where in the sequence of records a copy does it:
+        what a record owes to a view that is gone is charged to the one that has its exceptions."""
+        line = self._line_of()
+        if line is self._line:
+            return
+        self._line = line
+        for view in [view for view in self.views.tables if self._is_gone(view)]:
+            self.remove_view(view, self._older(view))
+
+    def _is_gone(self, view: int) -> bool:
+        return view <= self._line.highest and view not in self._line.alive
+
+    def _older(self, view: int) -> int:
+        both = (*self._line.alive, *self.views.tables)
+        return max((each for each in both if each < view), default=0)
+
+    def charged(self, view: int) -> int:
+        """The view that is owed what a record takes from that one; 0: none."""
+        view = self.views.charged(view)
+        if view and view not in self.views.tables and self._is_gone(view):
+            return self._older(view)
+        return view
 
     def remove_view(self, view: int, older: int) -> None:
         """Hand over what it has to the older one, or free it (ruling R5)."""
@@ -367,3 +414,4 @@ class KeptPages(RegionPages):
         start = _LENGTH.size
         self.views.load(packed[start : start + length])
         self.sums.load_pages(self.views.used_pages(), packed[start + length :])
+        self.settle()

@@ -126,7 +126,10 @@ def _views_of(
     kept = store.region(key).kept
     if kept is None:
         return True
-    return False if kept.missing else kept.views
+    if kept.missing:
+        return False
+    kept.settle()  # what a view that is gone has left belongs to an older one
+    return kept.views
 
 
 def _packed(regions: Pages, pages: Pages) -> bytes:

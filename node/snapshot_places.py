@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from base.errors import InvalidRequest
 from cluster.catalog import Catalog
 from node.checkpoint import Key
-from node.kept_pages import SnapshotPlace
+from node.kept_pages import SnapshotPlace, ViewLine
 from node.snapshot_space import LOW_PART, SnapshotSpace
+from snapshot.tree import SnapshotState, SnapshotTree
 from volume.logical_disk import SNAPSHOT_EXTENT_PAGES, LogicalDisk
 from volume.raid import DiskExtent, DiskOk
 
 Pool = tuple[str, int]  # (group, bytes of a page)
+NO_VIEWS = ViewLine(0, ())
 
 
 class SnapshotDisks:
@@ -77,6 +79,7 @@ class SnapshotPlaces:
         self._catalog = catalog
         self._on_low = on_low
         self._places: dict[Pool, SnapshotPlace] = {}
+        self._lines: dict[int, tuple[SnapshotTree, int, ViewLine]] = {}  # by volume
 
     def place_of(self, key: Key) -> SnapshotPlace | None:
         """The space of a region; None: the catalog has given this node none of its kind."""
@@ -93,7 +96,24 @@ class SnapshotPlaces:
             place = self._places[pool] = SnapshotPlace(disks, space)
         if not place.space.extents:
             self._add(place, pool)
-        return place if place.space.extents else None
+        if not place.space.extents:
+            return None
+        number = key[0]
+        return place._replace(line=lambda: self._line(number))
+
+    def _line(self, volume: int) -> ViewLine:
+        tree = self._catalog().snapshots.trees.get(volume)
+        if tree is None:
+            return NO_VIEWS
+        kept = self._lines.get(volume)
+        if kept is None or kept[0] is not tree or kept[1] != tree.changes:
+            alive = tuple(
+                view
+                for view in tree.read_only_of(tree.base)
+                if tree[view].state is not SnapshotState.REMOVING
+            )
+            kept = self._lines[volume] = (tree, tree.changes, ViewLine(tree.highest, alive))
+        return kept[2]
 
     def _disks(self, pool: Pool) -> Sequence[LogicalDisk]:
         return self._catalog().volume_manager.snapshot_disks(self._node, *pool)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import NotFound
 from base.units import NS_PER_MS, NS_PER_S
+from cluster.removals import being_removed
 from node.daemon import Node
 from scenario.cluster_host import Sweep
 from scenario.final_checks import Images, check_logs, check_replay, check_space
@@ -140,7 +141,7 @@ class Judge:
         self._sweep()
         self._compare_bytes()
         if run.options.snapshot_every_ms:
-            run.wait("every cut has ended", 8, self._cuts_ended)
+            run.wait("every cut and removal has ended", 8, self._cuts_ended)
             self._judge_views()
         for number in run.faults.media.hit:
             self._scrub(self.nodes[number])
@@ -193,9 +194,8 @@ class Judge:
         return True
 
     def _cuts_ended(self) -> bool:
-        return not any(
-            sim.node is not None and sim.node.core.catalog.snapshots.cuts for sim in self.nodes
-        )
+        catalogs = [sim.node.core.catalog for sim in self.nodes if sim.node is not None]
+        return not any(catalog.snapshots.cuts or being_removed(catalog) for catalog in catalogs)
 
     def _catalogs_agree(self) -> bool:
         cores = [node.node.core for node in self.nodes if node.node is not None]

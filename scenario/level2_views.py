@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from admin.snapshot_view import SnapshotSpec
 from base.errors import StorageError
-from base.units import NS_PER_MS
+from base.units import NS_PER_MS, NS_PER_S
+from cluster.entries import RemoveSnapshot, encode
 from host.export import HostRequest, RequestKind
 from node.checkpoint import Key
 from node.daemon import Node
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 READ_EVERY_NS = 40 * NS_PER_MS
+REMOVE_ONE_IN = 3  # wishes for a cut
 
 
 class NodeViews:
@@ -38,7 +40,7 @@ class NodeViews:
         self.run = run
         self.cluster = run.cluster
         self.loop = run.loop
-        self.made = self.refused = self.reads = 0
+        self.made = self.removed = self.refused = self.reads = 0
         self._rng = run.cluster.streams.stream("views")
         self._committed: dict[Key, list[Record]] = {}  # in the order of their sequence
         self._lost: dict[Key, None] = {}  # a power cut took operations: views of it may be shorter
@@ -95,9 +97,39 @@ class NodeViews:
         if len(names) > 1 and self._rng.below(3) == 0:
             names = names[:1]
         self._asked += 1
+        if self._asked % REMOVE_ONE_IN == 0:
+            self._remove(sim, node)
         wanted = SnapshotSpec(volumes=names, name=f"s{self._asked}")
         assert sim.group is not None
         sim.group.start(self._create(node, wanted), name="snapshot")
+
+    def _remove(self, sim: SimNode, node: Node) -> None:
+        """Some snapshot, also the newest or the oldest."""
+        found = self._active(node)
+        if not found:
+            return
+        entry = encode(RemoveSnapshot(*found[self._rng.below(len(found))]))
+        assert sim.group is not None
+        sim.group.start(self._propose(node, entry), name="remove")
+
+    async def _propose(self, node: Node, entry: bytes) -> None:
+        try:
+            await node.control.propose(entry, NS_PER_S)
+        except StorageError:
+            self.refused += 1
+        else:
+            self.removed += 1
+            self.run.faults.goal("a snapshot was removed")
+
+    @staticmethod
+    def _active(node: Node) -> list[tuple[int, int]]:
+        """(volume, view) of all points in time that can be read."""
+        return [
+            (volume, view.view)
+            for volume, tree in sorted(node.core.catalog.snapshots.trees.items())
+            for view in tree
+            if view.kind is ViewKind.READ_ONLY and view.state is SnapshotState.ACTIVE
+        ]
 
     async def _create(self, node: Node, wanted: SnapshotSpec) -> None:
         try:
@@ -116,12 +148,7 @@ class NodeViews:
         if sim is None:
             return
         node = _node(sim)
-        found = [
-            (volume, view.view)
-            for volume, tree in sorted(node.core.catalog.snapshots.trees.items())
-            for view in tree
-            if view.kind is ViewKind.READ_ONLY and view.state is SnapshotState.ACTIVE
-        ]
+        found = self._active(node)
         if not found:
             return
         volume, view = found[self._rng.below(len(found))]

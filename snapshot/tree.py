@@ -71,6 +71,7 @@ class SnapshotTree:
     def __init__(self, base_name: str) -> None:
         base = View(1, base_name, ViewKind.BASE, 1)
         self.base = base.view
+        self.changes = 0  # grows with every change; not part of the state
         self._next = 2
         self._views: dict[int, View] = {base.view: base}
         self._names: dict[str, int] = {base_name: base.view}
@@ -201,10 +202,12 @@ class SnapshotTree:
     def _put(self, view: View) -> None:
         self._views[view.view] = view
         self._names[view.name] = view.view
+        self.changes += 1
 
     def set_state(self, view: int, state: SnapshotState) -> None:
         """Activated, gone stale, or being removed."""
         self._views[view] = replace(self._views[view], state=state)
+        self.changes += 1
 
     def check_removal(self, view: int) -> None:
         """InvalidRequest when something depends on the view; it names what (ruling R5)."""
@@ -227,6 +230,7 @@ class SnapshotTree:
         at = self._views[view]
         assert at.kind is not ViewKind.BASE, "a base goes with its volume"
         del self._views[view], self._names[at.name]
+        self.changes += 1
         if at.kind is ViewKind.READ_WRITE:
             del self._branches[view]
         else:

@@ -540,4 +540,15 @@ class NodeReady:
     incarnation: int
 
 
+@wire(tag=0x64)
+@dataclass(frozen=True, slots=True)
+class ViewHandedOver:
+    """A node to the leader: no copy of a region here has anything of that snapshot, which is being
+    removed, any more. Repeated until the catalog says that it is gone."""
+
+    volume: int
+    view: int
+    incarnation: int
+
+
 Message = object  # any dataclass above; the registry in transport.wire knows them
