@@ -109,11 +109,11 @@ class IncomingViews:
         came, or was kept meanwhile. InvalidRequest: another session runs."""
         region = self._running(key, session)
         kept = region.kept
-        if region.keep_after < 0:
-            raise InvalidRequest(f"volume {key[0]} region {key[1]}: no snapshots have come")
         region.views_whole = True
         if kept is None:
             return False
+        if region.keep_after < 0:
+            raise InvalidRequest(f"volume {key[0]} region {key[1]}: no snapshots have come")
         kept.ended_filling()
         if not kept.views.tables:
             return False

@@ -49,6 +49,10 @@ def _nothing_gone() -> ViewLine:
 _ALL_ALIVE: Final = ViewLine(0, ())
 
 
+def _not_noted(_view: int, _older: int) -> None:
+    pass
+
+
 class SnapshotPlace(NamedTuple):
     """The snapshot data space of a region's provisioning group on this node, and who has what.
     line(): the views of the region's volume; the same object while nothing has changed."""
@@ -134,21 +138,28 @@ class KeptPages(RegionPages):
     """
 
     __slots__ = (
-        "_kept_of", "_line", "_line_of", "_noting", "_received", "filling", "lacking", "missing",
-        "owner", "stamp", "unnoted", "views",
+        "_kept_of", "_line", "_line_of", "_note_removed", "_noting", "_received", "_settled",
+        "filling", "lacking", "missing", "owner", "stamp", "unnoted", "views",
     )  # fmt: skip
 
     keeps = True
     sums: KeptSums
 
-    def __init__(self, owner: RegionPages, place: SnapshotPlace) -> None:
+    def __init__(
+        self,
+        owner: RegionPages,
+        place: SnapshotPlace,
+        note_removed: Callable[[int, int], None] = _not_noted,
+    ) -> None:
+        """note_removed(view, older): the view's exceptions went to the older one."""
         page_bytes = owner.page_bytes
         super().__init__(owner.key, RegionPlace(0, page_bytes, place.plans, 0), owner.cache)
         self.sums = KeptSums(owner.key, page_bytes)
         self.owner = owner
         self.views = RegionViews(owner.pages, place.space)
         self._line_of = place.line
-        self._line = _ALL_ALIVE  # as of the last `settle`
+        self._line = self._settled = _ALL_ALIVE
+        self._note_removed = note_removed
         self.lacking: dict[int, list[Page]] = {}
         self.unnoted: dict[int, None] = {}
         self._noting: dict[int, None] = {}
@@ -316,13 +327,21 @@ class KeptPages(RegionPages):
     def settle(self) -> None:
         """Hand over what the catalog says is gone, or being removed (ruling R5): to the next older
         view, the oldest first. It does not matter where in the sequence of records a copy does it:
-        what a record owes to a view that is gone is charged to the one that has its exceptions."""
+        what a record owes to a view that is gone is charged to the one that has its exceptions.
+
+        It is journalled, and a replay does it there: not before all that was kept for the older one
+        is made again, and not after a record that owes it to the older one because of it."""
         line = self._line_of()
-        if line is self._line:
+        if line is self._settled:
             return
         self._line = line
+        if self.cache.replaying:
+            return
+        self._settled = line
         for view in [view for view in self.views.tables if self._is_gone(view)]:
-            self.remove_view(view, self._older(view))
+            older = self._older(view)
+            self.remove_view(view, older)
+            self._note_removed(view, older)
 
     def _is_gone(self, view: int) -> bool:
         return view <= self._line.highest and view not in self._line.alive
@@ -414,4 +433,3 @@ class KeptPages(RegionPages):
         start = _LENGTH.size
         self.views.load(packed[start : start + length])
         self.sums.load_pages(self.views.used_pages(), packed[start + length :])
-        self.settle()

@@ -164,10 +164,17 @@ class RegionStore:
         """
         if key in self.regions:
             return
-        region = self.regions[key] = StoredRegion(key, place, self.cache, self.snapshot_place)
+        region = self.regions[key] = self.made_region(key, place)
         if not complete:
             region.session = INCOMPLETE
             self.cache.changed[key] = None
+
+    def made_region(self, key: Key, place: RegionPlace) -> StoredRegion:
+        """One with nothing in it."""
+        return StoredRegion(key, place, self.cache, self.snapshot_place, self._note_removed)
+
+    def _note_removed(self, key: Key, view: int, older: int) -> None:
+        self.journal.append_note(ViewRemovedNote(*key, view, older))
 
     def drop_region(self, key: Key) -> None:
         """This node has no copy of it any more. Nothing happens when it is not here.
@@ -215,7 +222,7 @@ class RegionStore:
         kept = self.region(key).kept
         if kept is not None:
             kept.remove_view(view, older)
-            self.journal.append_note(ViewRemovedNote(*key, view, older))
+            self._note_removed(key, view, older)
 
     def region(self, key: Key) -> StoredRegion:
         region = self.regions.get(key)

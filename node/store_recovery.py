@@ -76,9 +76,7 @@ async def recover(
     for key in replay.regions:
         place = places[key] if key in places else place_of(key)
         if place is not None:
-            region = store.regions[key] = StoredRegion(
-                key, place, store.cache, store.snapshot_place
-            )
+            region = store.regions[key] = store.made_region(key, place)
             _load(region, replay.first(key, known))
             region.sums.load(replay.first_sums(key))
             views = replay.views(key, known)
@@ -93,6 +91,9 @@ async def recover(
     await _replay(store, replay, checkpoint.trim_lsn, end)
     store.cache.replaying = False
     store.cache.stamp += 1
+    for region in store.regions.values():
+        if region.kept is not None:
+            region.kept.settle()
     return _recovered(store, replay)
 
 

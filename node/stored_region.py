@@ -60,13 +60,14 @@ class StoredRegion(RegionPages):
     """
 
     __slots__ = (
-        "applied_epoch", "applied_seq", "begun_lsn", "keep_after", "kept", "lock", "pending",
-        "session", "since", "snapshot_place", "suspect", "views_whole",
+        "applied_epoch", "applied_seq", "begun_lsn", "keep_after", "kept", "lock",
+        "note_removed", "pending", "session", "since", "snapshot_place", "suspect", "views_whole",
     )  # fmt: skip
 
     def __init__(
-        self, key: Key, place: RegionPlace, cache: Cache, snapshot_place: PlaceOfViews
-    ) -> None:
+        self, key: Key, place: RegionPlace, cache: Cache, snapshot_place: PlaceOfViews,
+        note_removed: Callable[[Key, int, int], None],
+    ) -> None:  # fmt: skip
         super().__init__(key, place, cache)
         self.session = COMPLETE
         self.pending: dict[int, int] = {}
@@ -80,13 +81,15 @@ class StoredRegion(RegionPages):
         self.lock: asyncio.Lock | None = None  # made for a transfer
         self.kept: KeptPages | None = None  # what snapshots have; None: nothing yet
         self.snapshot_place = snapshot_place
+        self.note_removed = note_removed
 
     def kept_pages(self) -> KeptPages | None:
         """What snapshots have of the region, made at the first need; None: there is nowhere."""
         if self.kept is None:
             place = self.snapshot_place(self.key)
             if place is not None:
-                self.kept = KeptPages(self, place)
+                key, note = self.key, self.note_removed
+                self.kept = KeptPages(self, place, lambda view, older: note(key, view, older))
         return self.kept
 
     def keep(self, record: Record, lsn: int) -> None:

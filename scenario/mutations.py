@@ -13,7 +13,14 @@ from itertools import islice
 from typing import Final
 
 from base.errors import InvalidRequest
-from scenario import mutants_catalog, mutants_copies, mutants_cuts, mutants_nodes, mutants_views
+from scenario import (
+    mutants_catalog,
+    mutants_copies,
+    mutants_cuts,
+    mutants_node_views,
+    mutants_nodes,
+    mutants_views,
+)
 from scenario.faults import nearest
 from scenario.mutant_kit import Mutation, Patches
 from scenario.runs import FAILED, PASSED, REFUSED, VIOLATED, RunRequest, RunResult
@@ -27,6 +34,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         *mutants_nodes.MUTATIONS,
         *mutants_cuts.MUTATIONS,
         *mutants_views.MUTATIONS,
+        *mutants_node_views.MUTATIONS,
     )
 }
 

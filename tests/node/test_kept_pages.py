@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from base.errors import NotFound
+from base.errors import InvalidRequest
 from node.journal_format import TransferBeginNote
 from node.kept_pages import KeptPages
+from sim.device import CrashKind
 from snapshot.entry import BASE, PAGE, ZERO, kind_of
 from tests.node.store_world import PAGE as PAGE_BYTES
 from tests.node.store_world import REGION, World
@@ -142,21 +143,59 @@ def test_a_view_that_is_removed_hands_over_or_frees_ruling_r5(world: ViewWorld) 
     run(world, body)
 
 
-def test_a_copy_that_came_by_a_transfer_says_that_it_has_no_snapshots(world: ViewWorld) -> None:
+def test_a_transfer_brings_what_snapshots_have_and_a_start_finds_it(world: ViewWorld) -> None:
+    old = bytes(range(256)) * (PAGE_BYTES // 256)
+
     async def body() -> None:
         world.write(KEY, 0, PAGE_BYTES)
         await journalled(world)
         view = world.create(KEY)
         world.write(KEY, 0, 512)
         await journalled(world)
-        space = kept_of(world).views.space
+        store, space = world.store, kept_of(world).views.space
         assert space.free < space.extents
-        world.store.begin_transfer(TransferBeginNote(*KEY, 1, 5, 1, 2, b"\0"))
-        await world.store.end_transfer(KEY, 5)
-        with pytest.raises(NotFound, match="no snapshots"):
-            await view_bytes(world, view)
-        await world.store.checkpoint()
+        store.begin_transfer(TransferBeginNote(*KEY, 1, 5, 1, 2, b"\0"))
+        await store.checkpoint()
         assert space.free == space.extents
+        with pytest.raises(InvalidRequest, match="no snapshots have come"):
+            await store.end_transfer(KEY, 5)
+        store.begin_transfer(TransferBeginNote(*KEY, 1, 6, 1, 2, b"\0"))
+        store.begin_views(KEY, 6, 2)
+        entries = [(view, 0, PAGE), (view, 1, ZERO)]
+        with pytest.raises(InvalidRequest, match="session 5 does not run"):
+            await store.transfer_views(KEY, 5, entries, memoryview(old), ())
+        await store.transfer_views(KEY, 6, entries, memoryview(old), ())
+        await store.end_transfer(KEY, 6)
+        with pytest.raises(InvalidRequest, match="session 6 does not run"):
+            await store.transfer_views(KEY, 6, entries, memoryview(old), ())
+        assert (await view_bytes(world, view))[: 2 * PAGE_BYTES] == old + bytes(PAGE_BYTES)
+        world.crash(CrashKind.KILL)
+        world.build(checkpoint_ms=10**6)
+        await ViewWorld.recover(world)
+        assert kept_of(world).views.kinds() == {(view, 0): PAGE, (view, 1): ZERO}
+        assert (await view_bytes(world, view))[: 2 * PAGE_BYTES] == old + bytes(PAGE_BYTES)
+
+    run(world, body)
+
+
+def test_what_a_joiner_kept_of_later_records_yields_to_what_comes(world: ViewWorld) -> None:
+    old = b"\x55" * PAGE_BYTES
+
+    async def body() -> None:
+        world.write(KEY, 0, 2 * PAGE_BYTES)
+        await journalled(world)
+        store, view = world.store, world.create(KEY)
+        store.begin_transfer(TransferBeginNote(*KEY, 1, 5, 1, 1, b"\0"))
+        store.begin_views(KEY, 5, 1)
+        world.models[KEY].committed = 1
+        world.write(KEY, 0, 512)
+        world.write(KEY, PAGE_BYTES, 512)
+        await journalled(world)
+        assert kept_of(world).views.kinds() == {(view, 0): ZERO, (view, 1): ZERO}
+        await store.transfer_views(KEY, 5, [(view, 0, PAGE)], memoryview(old), ())
+        await store.end_transfer(KEY, 5)
+        assert kept_of(world).views.kinds() == {(view, 0): PAGE, (view, 1): ZERO}
+        assert (await view_bytes(world, view))[: 2 * PAGE_BYTES] == old + bytes(PAGE_BYTES)
 
     run(world, body)
 

@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.device import CrashKind
-from tests.node.view_world import ViewWorld
+from tests.node.view_world import LineWorld, ViewWorld
 
 
-def run_lives(seed: int, kinds: list[CrashKind], **options: int) -> ViewWorld:
-    world = ViewWorld(seed, **options)
+def run_lives(
+    seed: int, kinds: list[CrashKind], world_of: type[ViewWorld] = ViewWorld, **options: int
+) -> ViewWorld:
+    world = world_of(seed, **options)
     try:
         _run(world, kinds)
     finally:
@@ -76,3 +78,15 @@ def test_a_kept_page_that_is_being_completed_holds_the_trim_point() -> None:
     """A seed: the checkpoint that was taken meanwhile trimmed the record that had made it."""
     kinds = [CrashKind.POWER_LOST, CrashKind.POWER_TORN, CrashKind.KILL, CrashKind.KILL]
     assert run_lives(2131, kinds, raid=1, now_percent=50).seen
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 1 << 30),
+    st.sampled_from((0, 100)),
+    st.lists(st.sampled_from(CrashKind), min_size=1, max_size=5),
+)
+def test_views_that_the_catalog_removes_leave_the_others_right_ruling_r5(
+    seed: int, now_percent: int, kinds: list[CrashKind]
+) -> None:
+    run_lives(seed, kinds, LineWorld, now_percent=now_percent)
