@@ -104,7 +104,8 @@ class VolumeView(Protocol):
     """What a host sees of one exported volume or snapshot.
 
     A view may also have `contexts: tuple[str, ...]`, the status contexts that it answers
-    (`contexts_of`); without it that is ALLOCATION alone. One FLUSH covers every write that was
+    (`contexts_of`), and `answers_context(name)` for more of them than it names; without them that
+    is ALLOCATION alone. One FLUSH covers every write that was
     answered before it on any connection to the volume, at any node: hosts are told so (multi-conn).
     """
 
@@ -164,3 +165,9 @@ def contexts_of(view: VolumeView) -> tuple[str, ...]:
     """Status contexts that the view answers, by name."""
     contexts: tuple[str, ...] = getattr(view, "contexts", (ALLOCATION,))
     return contexts
+
+
+def answers_context(view: VolumeView, name: str) -> bool:
+    """Whether the view answers a context that it did not name."""
+    answers: Callable[[str], bool] | None = getattr(view, "answers_context", None)
+    return answers is not None and answers(name)

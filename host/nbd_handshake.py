@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from base.errors import NotFound, RemoteProtocolError, Stopping, StorageError
 from host import nbd_wire as wire
-from host.export import ExportTable, VolumeView, contexts_of
+from host.export import ExportTable, VolumeView, answers_context, contexts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,9 +316,12 @@ class Handshake:
         if not listing:
             self._selected = ("", ())  # a failed SET leaves nothing selected
         try:
-            offered = contexts_of(self._open(name))
+            view = self._open(name)
         except StorageError as error:
             return Send(_export_refused(option, error))
+        offered = contexts_of(view)
+        more = [each for each in dict.fromkeys(queries) if each not in offered]
+        offered += tuple(each for each in more if answers_context(view, each))
         chosen = tuple(
             (number, context)
             for number, context in enumerate(offered, start=1)

@@ -43,7 +43,6 @@ from node.consensus_store import ConsensusStore, Life
 from node.control_loop import ControlLoop
 from node.core import CoreSettings, NodeCore
 from node.destage import DestagePace
-from node.differences import Differences
 from node.disk_shelf import DiskShelf, open_disks
 from node.epoch_line import EpochLine
 from node.exports import NodeExports
@@ -124,7 +123,6 @@ class Node:
         self.consensus: ConsensusStore
         self.control: ControlLoop
         self.exports: NodeExports
-        self.differences: Differences
         self.rebuild: Rebuild
         self.shelf: DiskShelf
         self.snapshot_places: SnapshotPlaces
@@ -248,7 +246,6 @@ class Node:
             bytes_max=config.mesh.bytes_in_flight_max,
         )
         self.control.io = self.io
-        self.differences = Differences(self.io)
         self.snapshot_places = SnapshotPlaces(
             self.number, lambda: self.core.catalog, self._space_low
         )

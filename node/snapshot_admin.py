@@ -111,7 +111,7 @@ class SnapshotAdmin:
         runs = extents(parts[0])
         while region < regions and len(runs) <= count:
             end = min(region + REGIONS_AT_ONCE, regions)
-            changed = await self._node.differences.pages(
+            changed = await self._node.exports.questions.differing(
                 found.volume, first, second, region, end, DIFFERENCE_MS
             )
             parts.append(changed[changed >= -(-offset // page_bytes)])

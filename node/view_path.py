@@ -134,6 +134,15 @@ def require_readable(view: View) -> None:
         raise InvalidRequest(f"snapshot {view.name}: read-write snapshots are not served yet")
 
 
+def is_readable(view: View) -> bool:
+    """Hosts may open it now."""
+    try:
+        require_readable(view)
+    except StorageError:
+        return False
+    return True
+
+
 def cut_runs(runs: list[tuple[int, int, bool]], record: Record) -> bytes:
     """As a STATUS is answered: what of (offset, length, allocated) lies in its extent."""
     first, end = record.offset, record.offset + record.length

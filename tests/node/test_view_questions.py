@@ -11,8 +11,8 @@ import pytest
 
 from base.clock import RealClock
 from base.errors import RegionOffline, RequestTimeout
-from node import region_differences as regional
-from node.differences import Differences
+from node import view_answers
+from node.view_questions import ViewQuestions
 
 REGIONS = 9
 
@@ -40,7 +40,7 @@ class FakeIo:
 
     async def ask(self, node: int, call: str, arguments: bytes, timeout_ms: int) -> bytes:
         await asyncio.sleep(0)
-        regions = regional._numbers(regional._unpack(arguments, 4)[3])
+        regions = view_answers.numbers(view_answers.unpack(arguments, 4)[3])
         self.asked.append((node, regions.tolist()))
         if node in self.dead:
             self.owner[self.owner == node] = 3  # as the catalog will say
@@ -51,12 +51,12 @@ class FakeIo:
             if self.owner[region] == node and self.unsaid[region] < 0:
                 said.append(region)
         looked = np.array(said, dtype=np.int64)
-        return regional._packed(looked, looked * 10 + 1)
+        return view_answers.pack_differing(looked, looked * 10 + 1)
 
 
 def pages(io: FakeIo, timeout_ms: int = 5000) -> list[int]:
     async def main() -> Any:
-        return await Differences(io).pages(1, 2, 3, 0, REGIONS, timeout_ms)  # type: ignore[arg-type]
+        return await ViewQuestions(io).differing(1, 2, 3, 0, REGIONS, timeout_ms)  # type: ignore[arg-type]
 
     found: list[int] = asyncio.run(main()).tolist()
     return found
