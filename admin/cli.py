@@ -25,6 +25,7 @@ from admin.arguments import (
     no_endpoint,
     set_outside,
 )
+from admin.backup_commands import backup_app
 from admin.check_command import check
 from admin.mqtt_cli import mqtt_app
 from admin.node_commands import PROCESSES, health, node_app
@@ -50,6 +51,7 @@ volume_app = typer.Typer(no_args_is_help=True, help="Create, look at, grow and r
 app.add_typer(node_app, name="node")
 app.add_typer(volume_app, name="volume")
 app.add_typer(snapshot_app, name="snapshot")
+app.add_typer(backup_app, name="backup")
 app.add_typer(region_app, name="region")
 app.add_typer(mqtt_app, name="mqtt")
 app.command()(rebalance)

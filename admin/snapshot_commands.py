@@ -17,7 +17,6 @@ from base.errors import InvalidRequest
 from base.units import format_size
 from snapshot.draw import Column, draw_tree, relation_columns
 from snapshot.refs import split_ref, split_snapshot
-from snapshot.schedule import parse_duration
 from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
 
 Ref = Annotated[str, typer.Argument(help="A snapshot, as v1@monday.", metavar="VOLUME@SNAPSHOT")]
@@ -41,10 +40,6 @@ def create(
         list[str] | None,
         typer.Option(help="Another volume, at the same point in time; may be repeated."),
     ] = None,
-    expire: Annotated[str | None, typer.Option(help="Let it go at that age, as 2d.")] = None,
-    retain: Annotated[
-        str | None, typer.Option(help="Let nobody remove it before that age, as 12h.")
-    ] = None,
     directory: Directory = DIRECTORY,
     as_json: Json = False,
 ) -> None:
@@ -55,12 +50,8 @@ def create(
     it ended is not; and if one is in it, so is everything that its writer had been told before.
     """
     spec: dict[str, Any] = {"volumes": [volume, *(group or [])], "request": secrets.randbits(62)}
-    given = {
-        "name": name,
-        "expire_s": None if expire is None else parse_duration(expire),
-        "retain_s": None if retain is None else parse_duration(retain),
-    }
-    spec.update({key: value for key, value in given.items() if value is not None})
+    if name is not None:
+        spec["name"] = name
     answer = client_of(directory).create_snapshot(spec)
     if as_json:
         output.emit(answer)
@@ -86,14 +77,14 @@ def list_(
     elif not rows:
         output.say("there are no snapshots; take one with `eightfold snapshot create VOLUME`")
     else:
-        columns = ("snapshot", "kind", "state", "size#", "taken", "expires", "rule")
+        columns = ("snapshot", "kind", "state", "size#", "taken")
         output.table(
             "",
             columns,
             [
                 (
                     row["ref"], row["kind"], row["state"], format_size(row["size_bytes"]),
-                    _instant(row["taken_ms"]), _instant(row["expires_ms"]), row["rule"],
+                    _instant(row["taken_ms"]),
                 )
                 for row in rows
             ],
@@ -140,10 +131,7 @@ def show(ref: Ref, directory: Directory = DIRECTORY, as_json: Json = False) -> N
         ("state", row["state"]),
         ("size", f"{format_size(row['size_bytes'])} ({row['size_bytes']} bytes)"),
         ("taken", _instant(row["taken_ms"])),
-        ("by rule", row["rule"] or "-"),
         ("parent", row["parent"]),
-        ("expires", _instant(row["expires_ms"])),
-        ("retained until", _instant(row["retained_ms"])),
     ]
     output.table("", ("", ""), rows)
 

@@ -36,6 +36,9 @@ class ViewRow(TypedDict):
     rule: str  # that took it; "": somebody did
     expires_ms: int
     retained_ms: int  # nothing removes it before
+    source_cluster: str  # what it is a copy of: of one that was not imported itself
+    source_volume: int
+    source_view: int
 
 
 class SnapshotSpec(TypedDict):
@@ -45,9 +48,10 @@ class SnapshotSpec(TypedDict):
 
     volumes: list[str]
     name: NotRequired[str]
-    expire_s: NotRequired[int]  # it goes at that age
-    retain_s: NotRequired[int]  # and not before that one
     request: NotRequired[int]
+    source_cluster: NotRequired[str]  # contents that were imported: what they are a copy of
+    source_volume: NotRequired[int]
+    source_view: NotRequired[int]
 
 
 class SnapshotMade(TypedDict):
@@ -103,7 +107,11 @@ class SnapshotView(Protocol):
 def snapshot_spec(body: dict[str, Any]) -> SnapshotSpec:
     """From untrusted JSON. InvalidRequest names the key."""
     spec = checked(
-        body, {"volumes": list, "name": str, "expire_s": int, "retain_s": int, "request": int},
+        body,
+        {
+            "volumes": list, "name": str, "request": int, "source_cluster": str,
+            "source_volume": int, "source_view": int,
+        },
         required=("volumes",),
     )  # fmt: skip
     volumes = spec["volumes"]

@@ -321,6 +321,10 @@ class BeginCut:
     expires_ms: Instant = 0
     retained_ms: Instant = 0
     request: Annotated[int, Within(0, (1 << 63) - 1)] = 0
+    # What the contents are a copy of, when they were imported: cluster, number of volume and view.
+    source_cluster: Annotated[str, Within(0, NAME_BYTES_MAX)] = ""
+    source_volume: Annotated[int, Within(0, (1 << 32) - 1)] = 0
+    source_view: Annotated[int, Within(0, (1 << 28) - 1)] = 0
 
 
 @_entry(31)

@@ -45,6 +45,9 @@ class About:
     rule: str = ""
     expires_ms: int = 0
     retained_ms: int = 0
+    source_cluster: str = ""  # of one that was imported
+    source_volume: int = 0
+    source_view: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,9 @@ class Snapshots:
             branch = self.trees[volume][view].branch
             size_bytes = self.about(volume, branch).size_bytes or manager.volume(volume).size_bytes
             self._about[volume, view] = About(
-                size_bytes, entry.taken_ms, entry.rule, entry.expires_ms, entry.retained_ms
-            )
+                size_bytes, entry.taken_ms, entry.rule, entry.expires_ms, entry.retained_ms,
+                entry.source_cluster, entry.source_volume, entry.source_view,
+            )  # fmt: skip
         if entry.request:
             self.requests[entry.request] = cut
             if len(self.requests) > REQUESTS_MAX:
@@ -303,9 +307,8 @@ class Snapshots:
                 state.cuts[int(cut)] = _cut(cut, members)
             for request, cut, members in requests:
                 state.requests[int(request)] = _cut(cut, members)
-            for volume, view, size_bytes, taken_ms, rule, *ages in abouts:
-                known = About(int(size_bytes), int(taken_ms), str(rule), *map(int, ages))
-                state._about[int(volume), int(view)] = known
+            for volume, view, *about in abouts:
+                state._about[int(volume), int(view)] = About(*about)
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"these are no snapshots: {error}") from None
         for cut in state.cuts.values():

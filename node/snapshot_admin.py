@@ -66,6 +66,9 @@ class SnapshotAdmin:
             rule=about.rule,
             expires_ms=about.expires_ms,
             retained_ms=about.retained_ms,
+            source_cluster=about.source_cluster or self._node.core.catalog.cluster_id,
+            source_volume=about.source_volume or int(volume.volume),
+            source_view=about.source_view or view.view,
         )
 
     def _tree(self, volume: VirtualVolume) -> SnapshotTree:
@@ -150,14 +153,13 @@ class SnapshotAdmin:
         clock = self._node.ports.clock
         begun_ns, taken_ms = clock.now_ns(), clock.wall_ns() // NS_PER_MS
         name = spec.get("name", "") or _name_of(taken_ms)
-        expire_s, retain_s = spec.get("expire_s", 0), spec.get("retain_s", 0)
         entry = BeginCut(
             tuple((*self._writable(each), name) for each in spec["volumes"]),
             taken_ms,
-            "",
-            taken_ms + expire_s * _MS if expire_s else 0,
-            taken_ms + retain_s * _MS if retain_s else 0,
-            spec.get("request", 0),
+            request=spec.get("request", 0),
+            source_cluster=spec.get("source_cluster", ""),
+            source_volume=spec.get("source_volume", 0),
+            source_view=spec.get("source_view", 0),
         )
         result = await self._begin(encode(entry), begun_ns + PROPOSE_NS)
         cut, members = result["cut"], result["members"]

@@ -48,6 +48,7 @@ class FakeSnapshots:
             "origin": view.origin, "copy_of": view.copy_of,
             "parent": tree[parent].name if parent else "", "taken_ms": 0 if base else NOW_MS,
             "rule": about.rule, "expires_ms": about.expires_ms, "retained_ms": about.retained_ms,
+            "source_cluster": "fake", "source_volume": number, "source_view": view.view,
         }  # fmt: skip
 
     async def create(self, spec: Any) -> Any:
@@ -65,8 +66,7 @@ class FakeSnapshots:
         cut = self.state.begin(self.cut, members, lambda number: self.named(number))
         self.state.activate(cut.cut)
         for number, view in cut.members:
-            expires_ms = NOW_MS + 1000 * spec["expire_s"] if "expire_s" in spec else 0
-            self.state._about[number, view] = About(1, NOW_MS, "", expires_ms)
+            self.state._about[number, view] = About(1, NOW_MS)
         return {
             "cut": cut.cut, "took_ms": 12.5, "held_ms": 3.25,
             "snapshots": [

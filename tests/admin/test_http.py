@@ -235,7 +235,7 @@ BODIES = {
     "createVolume": {"name": "v2", "size_bytes": 1024},
     "growVolume": {"size_bytes": 1 << 31},
     "recover": {"regions": [2], "accept_loss": True},
-    "createSnapshot": {"volumes": ["v1"], "name": "other", "expire_s": 60, "request": 7},
+    "createSnapshot": {"volumes": ["v1"], "name": "other", "request": 7},
 }
 
 

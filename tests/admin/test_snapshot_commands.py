@@ -53,7 +53,6 @@ def test_every_wish_has_a_number_of_its_own(cluster: Cluster) -> None:
         (("create", "v1", "s1"), "the name s1 is in use"),
         (("create", "v1@s1", "s2"), "s1 is read-only"),
         (("create", "v1@", "s2"), "'v1@' names no view"),
-        (("create", "v1", "s2", "--expire", "2x"), "'2x' is no duration"),
         (("create", "v1", "s2", "--group", "v1"), "names each of its volumes once"),
         (("show", "v1"), "'v1' names no snapshot: write VOLUME@SNAPSHOT"),
         (("show", "v1@s9"), "there is no snapshot s9 of volume v1"),
@@ -90,7 +89,7 @@ def test_an_unknown_outcome_says_that_it_may_have_happened(cluster: Cluster) -> 
 
 def test_list_shows_snapshots_and_no_volume(cluster: Cluster) -> None:
     assert "there are no snapshots" in cluster.run("snapshot", "list").stdout
-    cluster.run("snapshot", "create", "v1", "monday", "--expire", "2d")
+    cluster.run("snapshot", "create", "v1", "monday")
     shown = cluster.run("snapshot", "list").stdout
     assert "v1@monday" in shown
     assert "2023-11-1" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from random import Random
 
@@ -89,6 +90,44 @@ def look(cluster: LiveCluster, raw: dict[str, Path], directory: Path) -> None:
     assert "nosuch" in run("nbdinfo", cluster.uri("s1@nosuch", 1), succeeds=False)
     look_at_list(cluster)
     look_at_maps(cluster, raw, directory)
+    look_at_backups(cluster, raw, directory)
+
+
+def look_at_backups(cluster: LiveCluster, raw: dict[str, Path], directory: Path) -> None:
+    """Full and difference into another volume, which is then what the snapshots are."""
+    full, difference, rbd = (directory / f"{name}.stream" for name in ("full", "next", "rbd"))
+    cluster.run("backup", "export", "s1@monday", str(full))
+    cluster.run("backup", "export", "s1@tuesday", str(difference), "--since", "monday")
+    cluster.run("backup", "export", "s1@tuesday", str(rbd), "--format", "rbd")
+    assert difference.stat().st_size < full.stat().st_size
+    assert rbd.read_bytes()[:13] == b"rbd diff v1\nt"
+    said = run_plain("verify", difference)
+    assert (said["view"], said["since"], said["checked"]) == ("tuesday", "monday", True)
+    assert "monday" in refused(cluster, difference, "s2")
+    cluster.run("backup", "import", str(full), "s2")
+    cluster.run("backup", "import", str(difference), "s2")
+    for name, view in (("monday", "s2@monday"), ("tuesday", "s2@tuesday"), ("tuesday", "s2")):
+        assert "identical" in run(*COMPARE, raw[name], cluster.uri(view, 2))
+    cluster.run("backup", "import", str(rbd), "s3")
+    assert "identical" in run(*COMPARE, raw["tuesday"], cluster.uri("s3", 6))
+    assert "snapshot tuesday already" in refused(cluster, difference, "s2")
+    assert "s2 exists" in refused(cluster, full, "s2")
+    torn = directory / "torn"
+    torn.write_bytes(full.read_bytes()[:-1])
+    refused(cluster, torn, "s4")
+    assert "s4" not in [row["name"] for row in cluster.client.volumes()]
+
+
+def run_plain(*arguments: object) -> dict[str, object]:
+    """A command that needs no cluster."""
+    command = [sys.executable, "-m", "admin.cli", "backup", *map(str, arguments), "--json"]
+    answer: dict[str, object] = json.loads(run(*command))
+    return answer
+
+
+def refused(cluster: LiveCluster, stream: Path, volume: str) -> str:
+    answer = json.loads(cluster.run("backup", "import", str(stream), volume, succeeds=False))
+    return str(answer["text"])
 
 
 def look_at_list(cluster: LiveCluster) -> None:
