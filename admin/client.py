@@ -235,6 +235,23 @@ class ClusterClient:
             "GET", f"/v1/volumes/{_segment(volume)}/snapshots/{_segment(snapshot, 'snapshot')}"
         )
 
+    def set_snapshot_ages(self, volume: str, snapshot: str, spec: dict[str, int]) -> Any:
+        """`ViewRow`."""
+        return self.call("POST", f"{_snapshot(volume, snapshot)}/ages", spec)
+
+    def remove_snapshot(self, volume: str, snapshot: str) -> Any:
+        """`RemovedSnapshot`."""
+        return self.call("DELETE", _snapshot(volume, snapshot))
+
+    def snapshot_rules(self) -> Any:
+        """List of `RuleRow`."""
+        return self.call("GET", "/v1/snapshot-rules")
+
+    def set_snapshot_rule(self, volume: str, rule: str, wanted: bool) -> Any:
+        """List of `RuleRow`."""
+        path = f"/v1/volumes/{_segment(volume)}/snapshot-rules"
+        return self.call("POST", path, {"rule": rule, "wanted": wanted})
+
     def differences(self, volume: str, one: str, other: str, offset: int) -> Any:
         """`Differing`."""
         names = f"{_segment(one, 'snapshot')}/differences/{_segment(other, 'snapshot')}"
@@ -247,6 +264,10 @@ class ClusterClient:
     def map_address(self, name: str, offset: int) -> Any:
         """`AddressMap`."""
         return self.call("GET", f"/v1/volumes/{_segment(name)}/map", offset=offset)
+
+
+def _snapshot(volume: str, snapshot: str) -> str:
+    return f"/v1/volumes/{_segment(volume)}/snapshots/{_segment(snapshot, 'snapshot')}"
 
 
 def _segment(name: str, kind: str = "volume") -> str:

@@ -17,6 +17,7 @@ from base.errors import InvalidRequest
 from base.units import format_size
 from snapshot.draw import Column, draw_tree, relation_columns
 from snapshot.refs import split_ref, split_snapshot
+from snapshot.schedule import parse_duration
 from snapshot.tree import SnapshotState, SnapshotTree, ViewKind
 
 Ref = Annotated[str, typer.Argument(help="A snapshot, as v1@monday.", metavar="VOLUME@SNAPSHOT")]
@@ -40,6 +41,10 @@ def create(
         list[str] | None,
         typer.Option(help="Another volume, at the same point in time; may be repeated."),
     ] = None,
+    expire: Annotated[str | None, typer.Option(help="Let it go at that age, as 2d.")] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="Let nobody remove it before that age, as 12h.")
+    ] = None,
     directory: Directory = DIRECTORY,
     as_json: Json = False,
 ) -> None:
@@ -52,6 +57,7 @@ def create(
     spec: dict[str, Any] = {"volumes": [volume, *(group or [])], "request": secrets.randbits(62)}
     if name is not None:
         spec["name"] = name
+    spec |= _ages(expire, retain)
     answer = client_of(directory).create_snapshot(spec)
     if as_json:
         output.emit(answer)
@@ -77,14 +83,14 @@ def list_(
     elif not rows:
         output.say("there are no snapshots; take one with `eightfold snapshot create VOLUME`")
     else:
-        columns = ("snapshot", "kind", "state", "size#", "taken")
+        columns = ("snapshot", "kind", "state", "size#", "taken", "expires", "rule")
         output.table(
             "",
             columns,
             [
                 (
                     row["ref"], row["kind"], row["state"], format_size(row["size_bytes"]),
-                    _instant(row["taken_ms"]),
+                    _instant(row["taken_ms"]), _instant(row["expires_ms"]), row["rule"],
                 )
                 for row in rows
             ],
@@ -131,9 +137,127 @@ def show(ref: Ref, directory: Directory = DIRECTORY, as_json: Json = False) -> N
         ("state", row["state"]),
         ("size", f"{format_size(row['size_bytes'])} ({row['size_bytes']} bytes)"),
         ("taken", _instant(row["taken_ms"])),
+        ("by rule", row["rule"] or "-"),
         ("parent", row["parent"]),
+        ("expires", _instant(row["expires_ms"])),
+        ("retained until", _instant(row["retained_ms"])),
     ]
     output.table("", ("", ""), rows)
+
+
+@snapshot_app.command("set")
+@reported
+def set_(
+    ref: Ref,
+    expire: Annotated[
+        str | None, typer.Option(help="Let it go so long from now, as 2d; never: not by itself.")
+    ] = None,
+    retain: Annotated[
+        str | None, typer.Option(help="Let nobody remove it so long from now; never: anybody may.")
+    ] = None,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Say when a snapshot goes by itself, and before when nothing removes it."""
+    spec = _ages(expire, retain)
+    if not spec:
+        raise InvalidRequest("--expire and --retain: give one of them")
+    row = client_of(directory).set_snapshot_ages(*split_snapshot(ref), spec)
+    if as_json:
+        output.emit(row)
+    else:
+        output.say(
+            f"{ref} expires: {_instant(row['expires_ms'], 'never')}; retained until:"
+            f" {_instant(row['retained_ms'])}"
+        )
+
+
+def _ages(expire: str | None, retain: str | None) -> dict[str, int]:
+    given = {"expire_s": expire, "retain_s": retain}
+    return {
+        key: 0 if text == "never" else parse_duration(text)
+        for key, text in given.items()
+        if text is not None
+    }
+
+
+@snapshot_app.command("remove")
+@reported
+def remove(
+    ref: Ref,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """Remove a snapshot. The volume and all other snapshots stay what they are.
+
+    What an older snapshot needs of it is handed over, and the rest is freed, while hosts go on.
+    """
+    client = client_of(directory)
+    row = client.snapshot(*split_snapshot(ref))
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise InvalidRequest(f"removing {ref} cannot be undone: say --yes")
+        typer.confirm(f"Remove {row['ref']}, taken {_instant(row['taken_ms'])}?", abort=True)
+    answer = client.remove_snapshot(*split_snapshot(ref))
+    if as_json:
+        output.emit(answer)
+    elif answer["removed"]:
+        output.say(f"{ref} removed")
+    else:
+        output.say(f"{ref} is being removed; it goes on by itself")
+
+
+schedule_app = typer.Typer(
+    no_args_is_help=True,
+    help="Let snapshots be taken by themselves: `every 15m keep 8`, `on node-lost keep 3`."
+    "\n\nA rule may end with `expire 2d` and `retain 1h`.",
+)
+snapshot_app.add_typer(schedule_app, name="schedule")
+RuleText = Annotated[str, typer.Argument(help="A rule in quotes, as 'every 15m keep 8'.")]
+
+
+@schedule_app.command("add")
+@reported
+def schedule_add(
+    volume: Volume, rule: RuleText, directory: Directory = DIRECTORY, as_json: Json = False
+) -> None:
+    """Give a volume a rule. Its snapshots are called after it: every-15m-1, every-15m-2 …
+
+    Periods end at multiples of the period by the clock. Of each rule the newest stay, as many as
+    it keeps; older ones are removed.
+    """
+    _show_rules(client_of(directory).set_snapshot_rule(volume, rule, True), as_json=as_json)
+
+
+@schedule_app.command("list")
+@reported
+def schedule_list(
+    volume: Annotated[str | None, typer.Argument(help="Only those of this volume.")] = None,
+    directory: Directory = DIRECTORY,
+    as_json: Json = False,
+) -> None:
+    """List the rules."""
+    rows = client_of(directory).snapshot_rules()
+    _show_rules([row for row in rows if volume in (None, row["volume"])], as_json=as_json)
+
+
+@schedule_app.command("remove")
+@reported
+def schedule_remove(
+    volume: Volume, rule: RuleText, directory: Directory = DIRECTORY, as_json: Json = False
+) -> None:
+    """Take a rule away. Snapshots that it has taken stay, until they expire."""
+    _show_rules(client_of(directory).set_snapshot_rule(volume, rule, False), as_json=as_json)
+
+
+def _show_rules(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        output.emit(rows)
+    elif not rows:
+        output.say("there are no rules")
+    else:
+        output.table("", ("volume", "rule"), [(row["volume"], row["rule"]) for row in rows])
 
 
 @snapshot_app.command("diff")

@@ -7,10 +7,16 @@ from typing import Final
 from admin.operation import Ask, Operation, QueryNumber
 from admin.snapshot_view import (
     EXTENTS_MAX,
+    AgesSpec,
     Differing,
+    RemovedSnapshot,
+    RuleRow,
+    RuleSpec,
     SnapshotMade,
     SnapshotSpec,
     ViewRow,
+    ages_spec,
+    rule_spec,
     snapshot_spec,
 )
 from admin.view import NodeView
@@ -44,6 +50,24 @@ async def _differences(view: NodeView, ask: Ask) -> object:
     )
 
 
+async def _set_ages(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.set_ages(
+        ask.path["name"], ask.path["snapshot"], ages_spec(ask.body)
+    )
+
+
+async def _remove(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.remove(ask.path["name"], ask.path["snapshot"])
+
+
+async def _rules(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.rules()
+
+
+async def _set_rule(view: NodeView, ask: Ask) -> object:
+    return await view.snapshots.set_rule(ask.path["name"], *rule_spec(ask.body))
+
+
 SNAPSHOT_OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "POST", "/v1/snapshots", "createSnapshot",
@@ -61,6 +85,23 @@ SNAPSHOT_OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "GET", _ONE, "snapshot", "One snapshot.", _show, ViewRow, errors=("not_found",),
+    ),
+    Operation(
+        "POST", f"{_ONE}/ages", "setSnapshotAges", "When a snapshot goes, and before when not.",
+        _set_ages, ViewRow, body=AgesSpec, errors=_CHANGES,
+    ),
+    Operation(
+        "DELETE", _ONE, "removeSnapshot", "Remove a snapshot; nothing else changes.",
+        _remove, RemovedSnapshot, errors=_CHANGES,
+    ),
+    Operation(
+        "GET", "/v1/snapshot-rules", "snapshotRules", "Rules by which snapshots are taken.",
+        _rules, list[RuleRow],
+    ),
+    Operation(
+        "POST", "/v1/volumes/{name}/snapshot-rules", "setSnapshotRule",
+        "Give a volume a rule, as `every 15m keep 8`, or take it away.",
+        _set_rule, list[RuleRow], body=RuleSpec, errors=_CHANGES,
     ),
     Operation(
         "GET", f"{_ONE}/differences/{{other}}", "differences",

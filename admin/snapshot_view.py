@@ -48,6 +48,8 @@ class SnapshotSpec(TypedDict):
 
     volumes: list[str]
     name: NotRequired[str]
+    expire_s: NotRequired[int]  # it goes at that age
+    retain_s: NotRequired[int]  # and not before that one
     request: NotRequired[int]
     source_cluster: NotRequired[str]  # contents that were imported: what they are a copy of
     source_volume: NotRequired[int]
@@ -61,6 +63,34 @@ class SnapshotMade(TypedDict):
     took_ms: float  # from the request until it could be read
     held_ms: float  # how long the answering node held replies of these volumes back
     snapshots: list[ViewRow]
+
+
+class AgesSpec(TypedDict):
+    """From now on, in seconds; 0: never, and no retention. What is left out stays as it is."""
+
+    expire_s: NotRequired[int]
+    retain_s: NotRequired[int]
+
+
+class RemovedSnapshot(TypedDict):
+    """removed: it is gone; else it is still handing over what older snapshots need of it."""
+
+    ref: str
+    removed: bool
+
+
+class RuleRow(TypedDict):
+    """A rule by which snapshots of a volume are taken."""
+
+    volume: str
+    rule: str
+
+
+class RuleSpec(TypedDict):
+    """wanted: false takes the rule away."""
+
+    rule: str
+    wanted: NotRequired[bool]
 
 
 class Differing(TypedDict):
@@ -95,6 +125,20 @@ class SnapshotView(Protocol):
     async def show(self, volume: str, snapshot: str) -> ViewRow:
         """One snapshot. NotFound names both."""
 
+    async def set_ages(self, volume: str, snapshot: str, spec: AgesSpec) -> ViewRow:
+        """When it goes, and before when not. InvalidRequest: it would go before it may."""
+
+    async def remove(self, volume: str, snapshot: str) -> RemovedSnapshot:
+        """Hand what older snapshots need of it over, and let it go. NotFound; InvalidRequest names
+        what depends on it, or until when it is retained. Answers after some seconds at the latest;
+        a removal that has begun goes on by itself."""
+
+    async def rules(self) -> list[RuleRow]:
+        """Of all volumes."""
+
+    async def set_rule(self, volume: str, rule: str, wanted: bool) -> list[RuleRow]:
+        """Those that the volume has then. InvalidRequest names the word that is wrong; NotFound."""
+
     async def differences(
         self, volume: str, one: str, other: str, offset: int, count: int
     ) -> Differing:
@@ -109,8 +153,8 @@ def snapshot_spec(body: dict[str, Any]) -> SnapshotSpec:
     spec = checked(
         body,
         {
-            "volumes": list, "name": str, "request": int, "source_cluster": str,
-            "source_volume": int, "source_view": int,
+            "volumes": list, "name": str, "expire_s": int, "retain_s": int, "request": int,
+            "source_cluster": str, "source_volume": int, "source_view": int,
         },
         required=("volumes",),
     )  # fmt: skip
@@ -118,6 +162,20 @@ def snapshot_spec(body: dict[str, Any]) -> SnapshotSpec:
     if not all(type(each) is str for each in volumes) or not 0 < len(volumes) <= GROUP_MAX:
         raise InvalidRequest(f"volumes: must be 1 to {GROUP_MAX} names")
     return spec  # type: ignore[return-value]
+
+
+def ages_spec(body: dict[str, Any]) -> AgesSpec:
+    """From untrusted JSON. InvalidRequest names the key."""
+    spec = checked(body, {"expire_s": int, "retain_s": int})
+    if not spec:
+        raise InvalidRequest("expire_s and retain_s: give one of them")
+    return spec  # type: ignore[return-value]
+
+
+def rule_spec(body: dict[str, Any]) -> tuple[str, bool]:
+    """(rule, wanted) from untrusted JSON. InvalidRequest names the key."""
+    spec = checked(body, {"rule": str, "wanted": bool}, required=("rule",))
+    return spec["rule"], spec.get("wanted", True)
 
 
 def checked(

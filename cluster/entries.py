@@ -394,6 +394,17 @@ class GrowSnapshotSpace:
     lds: Annotated[int, Within(0, 1 << 16)]
 
 
+@_entry(38)
+@dataclass(frozen=True, slots=True)
+class SetSnapshotRule:
+    """A rule of a volume by which snapshots are taken, as `snapshot.schedule` writes it: from now
+    on it has it, or has it no more."""
+
+    volume: Volume
+    rule: Rule
+    wanted: bool
+
+
 Entry = (
     FormCluster
     | NodeUp
@@ -419,6 +430,7 @@ Entry = (
     | RemoveSnapshot
     | SnapshotRemoved
     | SetSnapshotAges
+    | SetSnapshotRule
     | GrowSnapshotSpace
 )
 

@@ -15,7 +15,7 @@ from base.errors import InvalidRequest, NotFound, Overloaded, RegionOffline
 from cluster import entries as log
 from cluster.effects import CutBegun, CutEnded, Effect, SnapshotsChanged
 from cluster.entries import CUT_VIEWS_MAX
-from snapshot.schedule import check_ages
+from snapshot.schedule import check_ages, check_rules, parse_rule
 from snapshot.tree import SnapshotState, SnapshotTree, View, ViewKind
 from volume.provisioning_group import is_name
 from volume.virtual_volume import VirtualVolume
@@ -29,6 +29,7 @@ SnapshotEntry = (
     | log.RemoveSnapshot
     | log.SnapshotRemoved
     | log.SetSnapshotAges
+    | log.SetSnapshotRule
 )
 CUTS_MAX: Final = 64  # at a time
 REQUESTS_MAX: Final = 1024  # the newest, whose repeats are known
@@ -71,6 +72,7 @@ class Snapshots:
         self.cuts: dict[int, Cut] = {}
         self.requests: dict[int, Cut] = {}  # oldest first
         self._about: dict[tuple[int, int], About] = {}  # by volume and view
+        self.rules: dict[int, tuple[str, ...]] = {}  # by volume, in the order of their making
 
     # ------------------------------------------------------------------ asking
 
@@ -145,6 +147,9 @@ class Snapshots:
             case log.SetSnapshotAges():
                 self.set_ages(entry)
                 return {"view": entry.view}, []
+            case log.SetSnapshotRule():
+                self.set_rule(entry, manager.volume(entry.volume).name)
+                return {"rules": self.rules.get(entry.volume, ())}, []
         return {"view": entry.view}, [SnapshotsChanged(entry.volume)]
 
     def _begin_cut(
@@ -238,6 +243,22 @@ class Snapshots:
         self._about[volume, made.view] = About(self.about(volume, of).size_bytes)
         return made
 
+    def set_rule(self, entry: log.SetSnapshotRule, name: str) -> None:
+        """InvalidRequest names the word that is no rule, or the rule that stands in its way;
+        NotFound when there is none to be taken away. One that is there already stays."""
+        rule = parse_rule(entry.rule).to_text()
+        have = self.rules.get(entry.volume, ())
+        if not entry.wanted:
+            if rule not in have:
+                raise NotFound(f"volume {name} has no rule `{rule}`")
+            have = tuple(each for each in have if each != rule)
+        elif rule not in have:
+            have = (*have, rule)
+            check_rules(name, [parse_rule(each) for each in have])
+        self.rules[entry.volume] = have
+        if not have:
+            del self.rules[entry.volume]
+
     def set_ages(self, entry: log.SetSnapshotAges) -> None:
         """InvalidRequest when it would expire before it may be removed."""
         found = self.view(entry.volume, entry.view)
@@ -281,6 +302,7 @@ class Snapshots:
     def forget(self, volume: int) -> None:
         """The volume is gone."""
         self.trees.pop(volume, None)
+        self.rules.pop(volume, None)
         for key in [key for key in self._about if key[0] == volume]:
             del self._about[key]
 
@@ -293,6 +315,7 @@ class Snapshots:
             [[cut.cut, cut.members] for _, cut in sorted(self.cuts.items())],
             [[request, cut.cut, cut.members] for request, cut in self.requests.items()],
             [[*key, *astuple(about)] for key, about in sorted(self._about.items())],
+            sorted(self.rules.items()),
         ]
 
     @classmethod
@@ -300,7 +323,9 @@ class Snapshots:
         """What `to_plain` made, as lists. InvalidRequest when it is none."""
         state = cls()
         try:
-            trees, cuts, requests, abouts = plain
+            trees, cuts, requests, abouts, rules = plain
+            for volume, texts in rules:
+                state.rules[int(volume)] = tuple(parse_rule(text).to_text() for text in texts)
             for volume, tree in trees:
                 state.trees[int(volume)] = SnapshotTree.from_tuple(tree)
             for cut, members in cuts:

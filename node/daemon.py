@@ -60,6 +60,7 @@ from node.region_store import RegionStore, StoreOptions
 from node.removals import Removals
 from node.roles import JOINER, NONE
 from node.snapshot_places import Pool, SnapshotPlaces
+from node.snapshot_rules import SnapshotRules
 from node.timed_device import IoWatch
 from transport.bus import MessageBus
 from volume.physical_disk import NodeInventory
@@ -127,6 +128,7 @@ class Node:
         self.shelf: DiskShelf
         self.snapshot_places: SnapshotPlaces
         self.removals: Removals
+        self.snapshot_rules: SnapshotRules
         self._growing: dict[Pool, None] = {}
         self.started_ns = ports.clock.now_ns()
 
@@ -251,6 +253,7 @@ class Node:
         )
         self._make_store()
         self.removals = Removals(self.io, ports.clock, self.supervisor)
+        self.snapshot_rules = SnapshotRules(self.io, ports.clock, self.supervisor)
         self.exports = NodeExports(self.core, self.io)
         self.control.on_topology = self._topology_changed
         bus.set_receiver(self.io.message, self.io.link)
@@ -415,6 +418,7 @@ class Node:
         self.rebuild.wake()
         self.snapshot_places.look()
         self.removals.look()
+        self.snapshot_rules.look()
 
     # ------------------------------------------------------------------ recovery
 

@@ -6,20 +6,31 @@ node sees that in its own catalog. The answer is given then, for only then can t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from admin.snapshot_view import Differing, SnapshotMade, SnapshotSpec, ViewRow
-from base.errors import CutAbandoned, InvalidRequest, NoQuorum, Overloaded
+from admin.snapshot_view import (
+    AgesSpec,
+    Differing,
+    RemovedSnapshot,
+    RuleRow,
+    SnapshotMade,
+    SnapshotSpec,
+    ViewRow,
+)
+from base.errors import CutAbandoned, InvalidRequest, NoQuorum, Overloaded, StorageError
 from base.units import NS_PER_MS
-from cluster.entries import BeginCut, encode
+from cluster.entries import BeginCut, RemoveSnapshot, SetSnapshotAges, SetSnapshotRule, encode
+from cluster.snapshot_rules import check_served, facts
 from cluster.snapshots import Snapshots
 from snapshot.diff import extents
 from snapshot.draw import KINDS
 from snapshot.exception_table import Pages
 from snapshot.refs import ref_of, split_ref
+from snapshot.retention import check_may_remove
 from snapshot.tree import SnapshotState, SnapshotTree, View, ViewKind
 from volume.virtual_volume import VirtualVolume
 
@@ -30,6 +41,7 @@ PROPOSE_NS: Final = 10_000 * NS_PER_MS
 LOOK_S: Final = 0.002  # between two looks at the catalog
 DIFFERENCE_MS: Final = 15_000  # for the regions that are looked at at once
 REGIONS_AT_ONCE: Final = 8192
+REMOVED_NS: Final = 8_000 * NS_PER_MS  # an answer that tells of a removal waits so long for its end
 AGAIN_S: Final = 0.01  # before a volume that is being cut is asked for again
 _MS: Final = 1000
 
@@ -156,6 +168,8 @@ class SnapshotAdmin:
         entry = BeginCut(
             tuple((*self._writable(each), name) for each in spec["volumes"]),
             taken_ms,
+            expires_ms=_from(taken_ms, spec.get("expire_s", 0)),
+            retained_ms=_from(taken_ms, spec.get("retain_s", 0)),
             request=spec.get("request", 0),
             source_cluster=spec.get("source_cluster", ""),
             source_volume=spec.get("source_volume", 0),
@@ -163,14 +177,85 @@ class SnapshotAdmin:
         )
         result = await self._begin(encode(entry), begun_ns + PROPOSE_NS)
         cut, members = result["cut"], result["members"]
-        await self._ended(cut, begun_ns + PROPOSE_NS)
-        rows = [self._made(int(volume), int(view), name) for volume, view in members]
+        await self._ended(cut, clock.now_ns() + PROPOSE_NS)  # it may have waited for another one
+        rows = [self._made(int(volume), int(view)) for volume, view in members]
+        if not all(row["state"] == "active" for row in rows):
+            await self._forget(members)
+            refs = ", ".join(row["ref"] for row in rows)
+            raise CutAbandoned(
+                f"{refs} could not be made: an owner did not take part in time, or a region went"
+                " offline; nothing was kept of it"
+            )
         return SnapshotMade(
             cut=cut,
             took_ms=round((clock.now_ns() - begun_ns) / NS_PER_MS, 2),
             held_ms=round(self._node.core.gates.held_ns.get(cut, 0) / NS_PER_MS, 2),
             snapshots=rows,
         )
+
+    # ------------------------------------------------------------------ keeping and removing
+
+    async def set_ages(self, volume: str, snapshot: str, spec: AgesSpec) -> ViewRow:
+        """Counted from now."""
+        found, view = self._found(volume, snapshot)
+        about = self._snapshots.about(found.volume, view.view)
+        now_ms = self._now_ms()
+        entry = SetSnapshotAges(
+            int(found.volume),
+            view.view,
+            _from(now_ms, spec["expire_s"]) if "expire_s" in spec else about.expires_ms,
+            _from(now_ms, spec["retain_s"]) if "retain_s" in spec else about.retained_ms,
+        )
+        await self._node.control.propose(encode(entry), PROPOSE_NS)
+        return await self.show(volume, snapshot)
+
+    async def remove(self, volume: str, snapshot: str) -> RemovedSnapshot:
+        """Begun by the catalog; every copy hands over, and the leader ends it."""
+        found, view = self._found(volume, snapshot)
+        number = int(found.volume)
+        if view.state is not SnapshotState.REMOVING:
+            check_may_remove(
+                self._tree(found), view.view, facts(self._snapshots, number)[view.view],
+                self._now_ms(),
+            )  # fmt: skip
+            entry = RemoveSnapshot(number, view.view)
+            await self._node.control.propose(encode(entry), PROPOSE_NS)
+        clock = self._node.ports.clock
+        deadline_ns = clock.now_ns() + REMOVED_NS
+        while clock.now_ns() < deadline_ns:
+            tree = self._snapshots.trees.get(number)
+            if tree is None or view.view not in tree:
+                return RemovedSnapshot(ref=ref_of(volume, snapshot), removed=True)
+            await clock.sleep(AGAIN_S)
+        return RemovedSnapshot(ref=ref_of(volume, snapshot), removed=False)
+
+    def _found(self, volume: str, snapshot: str) -> tuple[VirtualVolume, View]:
+        found = self._node.core.catalog.volume_by_name(volume)
+        return found, self._tree(found).named(snapshot)
+
+    def _now_ms(self) -> int:
+        return self._node.ports.clock.wall_ns() // NS_PER_MS
+
+    async def rules(self) -> list[RuleRow]:
+        """Of all volumes, by name."""
+        manager = self._node.core.catalog.volume_manager
+        rows = [
+            RuleRow(volume=manager.volume(number).name, rule=rule)
+            for number, rules in self._snapshots.rules.items()
+            for rule in rules
+        ]
+        return sorted(rows, key=lambda row: row["volume"])
+
+    async def set_rule(self, volume: str, rule: str, wanted: bool) -> list[RuleRow]:
+        """Through the catalog; whoever leads acts on it."""
+        found = self._node.core.catalog.volume_by_name(volume)
+        if wanted:
+            check_served(rule)
+        entry = SetSnapshotRule(int(found.volume), rule, wanted)
+        await self._node.control.propose(encode(entry), PROPOSE_NS)
+        return [row for row in await self.rules() if row["volume"] == volume]
+
+    # ------------------------------------------------------------------ steps of taking one
 
     def _writable(self, text: str) -> tuple[int, int]:
         """(volume, view) of what is to be cut."""
@@ -202,15 +287,20 @@ class SnapshotAdmin:
                 raise NoQuorum("the snapshot was begun and has not been ended; it may yet be made")
             await clock.sleep(LOOK_S)
 
-    def _made(self, volume: int, number: int, name: str) -> ViewRow:
+    def _made(self, volume: int, number: int) -> ViewRow:
         found = self._node.core.catalog.volume_manager.volume(volume)
-        view = self._snapshots.view(volume, number)
-        if view.state is SnapshotState.STALE:
-            raise CutAbandoned(
-                f"snapshot {ref_of(found.name, name)} was not made: an owner of the volume did not"
-                " take part in time, or a region went offline"
-            )
-        return self._row(found, self._tree(found), view)
+        return self._row(found, self._tree(found), self._snapshots.view(volume, number))
+
+    async def _forget(self, members: list[tuple[int, int]]) -> None:
+        """What an abandoned cut left is no point in time, and its name is wanted again."""
+        for volume, view in members:
+            with suppress(StorageError):  # then it stays, and says that it is stale
+                entry = RemoveSnapshot(int(volume), int(view))
+                await self._node.control.propose(encode(entry), PROPOSE_NS)
+
+
+def _from(now_ms: int, seconds: int) -> int:
+    return now_ms + seconds * _MS if seconds else 0
 
 
 def _name_of(taken_ms: int) -> str:

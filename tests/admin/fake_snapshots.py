@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from base.errors import NotFound
+from cluster.entries import SetSnapshotAges, SetSnapshotRule
+from cluster.snapshot_rules import check_served, facts
 from cluster.snapshots import About, Snapshots
 from snapshot.draw import KINDS
 from snapshot.refs import ref_of, split_ref
+from snapshot.retention import check_may_remove
 from snapshot.tree import SnapshotTree, View, ViewKind
 
 NOW_MS = 1_700_000_000_000
@@ -66,7 +69,10 @@ class FakeSnapshots:
         cut = self.state.begin(self.cut, members, lambda number: self.named(number))
         self.state.activate(cut.cut)
         for number, view in cut.members:
-            self.state._about[number, view] = About(1, NOW_MS)
+            ages = [
+                NOW_MS + 1000 * spec[key] if key in spec else 0 for key in ("expire_s", "retain_s")
+            ]
+            self.state._about[number, view] = About(1, NOW_MS, "", *ages)
         return {
             "cut": cut.cut, "took_ms": 12.5, "held_ms": 3.25,
             "snapshots": [
@@ -103,3 +109,32 @@ class FakeSnapshots:
             "extents": [[page << 14, 1 << 14] for page in pages],
             "next_offset": 200 << 14 if offset == 0 else -1,
         }  # fmt: skip
+
+    async def set_ages(self, volume: str, snapshot: str, spec: Any) -> Any:
+        view = self.tree(volume).named(snapshot)
+        entry = SetSnapshotAges(
+            self.number(volume), view.view,
+            *(NOW_MS + 1000 * spec[k] if spec.get(k) else 0 for k in ("expire_s", "retain_s")),
+        )  # fmt: skip
+        self.state.set_ages(entry)
+        return self.row(volume, view)
+
+    async def remove(self, volume: str, snapshot: str) -> Any:
+        tree, number = self.tree(volume), self.number(volume)
+        view = tree.named(snapshot).view
+        check_may_remove(tree, view, facts(self.state, number)[view], NOW_MS)
+        self.state.begin_removal(number, view)
+        self.state.finish_removal(number, view)
+        return {"ref": f"{volume}@{snapshot}", "removed": True}
+
+    async def rules(self) -> Any:
+        return [
+            {"volume": self.named(number), "rule": rule}
+            for number, rules in self.state.rules.items()
+            for rule in rules
+        ]
+
+    async def set_rule(self, volume: str, rule: str, wanted: bool) -> Any:
+        check_served(rule)
+        self.state.set_rule(SetSnapshotRule(self.number(volume), rule, wanted), volume)
+        return await self.rules()

@@ -234,11 +234,14 @@ def test_pid_file_with_garbage_names_no_process(cluster: Cluster) -> None:
 
 
 def commands() -> list[tuple[str, ...]]:
-    root = typer.main.get_command(app)
     found: list[tuple[str, ...]] = []
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while waiting:
+        path, command = waiting.pop()
         inner = getattr(command, "commands", None)
-        found += [(name, each) for each in inner] if inner else [(name,)]
+        waiting += [((*path, name), each) for name, each in (inner or {}).items()]
+        if not inner:
+            found.append(path)
     return sorted(found)
 
 

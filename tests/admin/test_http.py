@@ -95,6 +95,7 @@ def test_wrong_body_is_refused_by_key(api: Any, body: Any, text: str) -> None:
         ({"volumes": ["v1"], "name": 3}, "name: must be a text"),
         ({"volumes": ["v1"], "request": -1}, "request: must be a number from 0"),
         ({"volumes": ["v1"], "colour": 1}, "colour: is not a property"),
+        ({"volumes": ["v1"], "expire_s": 1, "retain_s": True}, "retain_s: must be a number"),
         ({"volumes": ["v1@"]}, "names no view"),
     ],
 )
@@ -236,6 +237,8 @@ BODIES = {
     "growVolume": {"size_bytes": 1 << 31},
     "recover": {"regions": [2], "accept_loss": True},
     "createSnapshot": {"volumes": ["v1"], "name": "other", "request": 7},
+    "setSnapshotAges": {"expire_s": 60},
+    "setSnapshotRule": {"rule": "every 15m keep 8", "wanted": True},
 }
 
 

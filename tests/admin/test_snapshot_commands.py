@@ -56,6 +56,15 @@ def test_every_wish_has_a_number_of_its_own(cluster: Cluster) -> None:
         (("create", "v1", "s2", "--group", "v1"), "names each of its volumes once"),
         (("show", "v1"), "'v1' names no snapshot: write VOLUME@SNAPSHOT"),
         (("show", "v1@s9"), "there is no snapshot s9 of volume v1"),
+        (("create", "v1", "s2", "--expire", "2x"), "'2x' is no duration"),
+        (("remove", "v1@s1"), "removing v1@s1 cannot be undone: say --yes"),
+        (("remove", "v1@s9", "--yes"), "there is no snapshot s9 of volume v1"),
+        (("set", "v1@s1"), "--expire and --retain: give one of them"),
+        (("set", "v1@s1", "--expire", "1h", "--retain", "2h"), "retention ends after it expires"),
+        (("schedule", "add", "v1", "every 15m"), "say how many to keep"),
+        (("schedule", "add", "v1", "every 15x keep 3"), "'15x' is no duration"),
+        (("schedule", "add", "v1", "above 5MiB/s keep 3"), "rates"),
+        (("schedule", "remove", "v1", "every 15m keep 8"), "has no rule `every 15m keep 8`"),
         (("diff", "v1@s1", "v2@s1"), "are of different volumes"),
         (("diff", "v1", "v1@s1"), "names no snapshot"),
         (("diff", "v1@s1", "v1@s9"), "there is no snapshot s9 of volume v1"),
@@ -115,6 +124,23 @@ def test_show_tells_one(cluster: Cluster) -> None:
     assert "read-only" in shown
     row: Any = cluster.json("snapshot", "show", "v1@monday")
     assert (row["state"], row["parent"], row["taken_ms"]) == ("active", "v1", 1_700_000_000_000)
+
+
+def test_what_is_retained_is_not_removed_before_and_then_it_is(cluster: Cluster) -> None:
+    cluster.run("snapshot", "create", "v1", "monday", "--retain", "1h")
+    result = cluster.run("snapshot", "remove", "v1@monday", "--yes")
+    assert "it is retained for another 1h" in result.output
+    assert "never" in cluster.run("snapshot", "set", "v1@monday", "--retain", "never").stdout
+    assert cluster.run("snapshot", "remove", "v1@monday", "--yes").stdout == "v1@monday removed\n"
+    assert cluster.json("snapshot", "list") == []
+
+
+def test_a_rule_is_given_and_taken_away(cluster: Cluster) -> None:
+    shown = cluster.run("snapshot", "schedule", "add", "v1", "every 60s keep 2").stdout
+    assert "every 1m keep 2" in shown
+    assert "v1" in cluster.run("snapshot", "schedule", "list").stdout
+    cluster.run("snapshot", "schedule", "remove", "v1", "every 1m keep 2")
+    assert "there are no rules" in cluster.run("snapshot", "schedule", "list", "v1").stdout
 
 
 def test_diff_says_how_much_and_how_it_was_found(cluster: Cluster) -> None:
