@@ -34,6 +34,7 @@ from admin.recovery_commands import rebalance, region_app
 from admin.snapshot_commands import snapshot_app
 from base.errors import InvalidRequest, StorageError
 from base.units import format_size, parse_size
+from snapshot.refs import split_ref
 
 if TYPE_CHECKING:
     from admin.client import ClusterClient
@@ -465,7 +466,7 @@ def volume_remove(
 @app.command()
 @reported
 def attach(
-    volume: Volume,
+    volume: Annotated[str, typer.Argument(help="A volume, or a snapshot as v1@monday.")],
     socket: Annotated[
         Path | None, typer.Option(help="Where to listen; default: VOLUME.sock in the directory.")
     ] = None,
@@ -473,6 +474,8 @@ def attach(
     as_json: Json = False,
 ) -> None:
     """Serve a volume on one local NBD socket that survives the loss of any node. Ctrl-C ends it.
+
+    A snapshot too: it is read-only.
 
     It sends each request straight to the node that owns the region. Use it with any NBD client as
     nbd+unix:///VOLUME?socket=PATH.
@@ -483,7 +486,11 @@ def attach(
 
     local_cluster(directory, "the secret of the nodes")
     client = client_of(directory)
-    client.volume(volume)
+    name, snapshot = split_ref(volume)
+    if snapshot:
+        client.snapshot(name, snapshot)
+    else:
+        client.volume(name)
     path = socket or directory / f"{volume}.sock"
     arguments = ["--volume", volume, "--socket", str(path)]
     for node in client.cluster.nodes:

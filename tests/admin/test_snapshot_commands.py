@@ -135,6 +135,11 @@ def test_what_is_retained_is_not_removed_before_and_then_it_is(cluster: Cluster)
     assert cluster.json("snapshot", "list") == []
 
 
+def test_a_snapshot_that_is_not_there_is_not_attached(cluster: Cluster) -> None:
+    assert "there is no snapshot s9 of volume v1" in cluster.run("attach", "v1@s9").output
+    assert "there is no volume v9" in cluster.run("attach", "v9").output
+
+
 def test_a_rule_is_given_and_taken_away(cluster: Cluster) -> None:
     shown = cluster.run("snapshot", "schedule", "add", "v1", "every 60s keep 2").stdout
     assert "every 1m keep 2" in shown
