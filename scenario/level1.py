@@ -281,6 +281,8 @@ class SeedRun:
         if torn:
             raise Violated(f"snapshots of seed {kernel.seed}: {torn}")
         if options.judge_views:
+            # What was prepared when the hosts gave up may have been committed since.
+            self._wait("copies are identical again", 5, self._identical)
             self.views.judge()
 
     def _stalls(self) -> list[Violation]:
