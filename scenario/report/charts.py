@@ -31,6 +31,7 @@ from scenario.report.palette import family, named, node, sign
 OPERATIONS_MAX: Final = 6000  # drawn; of more, the slowest and every so-manieth of the others
 REGIONS_MAX: Final = 48
 FAULTS_MAX: Final = 24
+LABEL_MAX: Final = 64  # letters
 STALLS_MARKED: Final = 3
 BUCKETS: Final = 120
 _DECIMALS: Final = re.compile(r"(-?\d+\.\d\d)\d+")
@@ -212,18 +213,24 @@ def _faults(sheet: _Sheet, axes: Axes) -> None:
         colour = family(receipt.verb) if receipt.fault else "soft"
         text = receipt.verb.replace("_", " ")
         whom = receipt.target if receipt.verb == "partition" else receipt.places.text()
+        if not sheet.wide and receipt.verb != "partition":
+            whom = " ".join(f"n{number}" for number in receipt.places.nodes)
         text += f" {whom}" if receipt.fault else f" ({receipt.name})"
         if not receipt.complete:
             text += f": not {receipt.missing}"
         tip = f"{receipt.name}: {text}, {since} to {until} ms"
         look = {"facecolor": sign(colour), "alpha": 1.0 if receipt.complete else 0.45}
         _bar(axes, sheet, since, until, y, tip, **look)
-        text = text if len(text) < 64 else text[:61] + "…"
-        beyond = until + sheet.end_ms * 0.006
-        if sheet.end_ms - until > sheet.end_ms * (0.012 if sheet.wide else 0.028) * len(text) / 1.6:
-            _text(axes, beyond, y, text, "ink")
+        most = LABEL_MAX if sheet.wide else LABEL_MAX // 2
+        text = text if len(text) < most else text[: most - 1] + "…"
+        long_ms = sheet.end_ms * (0.0065 if sheet.wide else 0.018) * len(text)
+        edge_ms = sheet.end_ms * 0.006
+        if until - since > long_ms:
+            _text(axes, since + edge_ms, y, text, "on-fault")
+        elif sheet.end_ms - until > long_ms or sheet.end_ms - until > since:
+            _text(axes, until + edge_ms, y, text, "ink")
         else:
-            _text(axes, since - sheet.end_ms * 0.006, y, text, "ink", ha="right")
+            _text(axes, since - edge_ms, y, text, "ink", ha="right")
 
 
 # By (process, up by the catalog): colour, strength, and what is written.

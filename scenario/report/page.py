@@ -23,6 +23,7 @@ from scenario.report.palette import css, family
 from scenario.report.rules import rule_of
 
 LINES_MAX: Final = 400
+BROAD: Final = 6  # columns of a table beyond which it is moved sideways on a telephone
 # Nothing is fetched and nothing runs when it is looked at.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _TONES: Final = {
@@ -54,6 +55,7 @@ td.good,td.bad,td.warn,td.unsure{color:var(--tone);font-weight:600}
 .narrow{display:none}
 @media (max-width:720px){.wide{display:none}.narrow{display:block}h1{font-size:21px}}
 .scroll{overflow-x:auto}
+@media (max-width:720px){table.broad{min-width:860px}}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);
 vertical-align:top}
@@ -253,8 +255,9 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Cell | tuple[str, str
             cells.append(f'<td class="{kind}">{escape(shown)}</td>' if kind
                          else f"<td>{escape(shown)}</td>")  # fmt: skip
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    kind = ' class="broad"' if len(columns) > BROAD else ""
     return (
-        f'<div class="scroll"><table><thead><tr>{"".join(names)}</tr></thead>'
+        f'<div class="scroll"><table{kind}><thead><tr>{"".join(names)}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
