@@ -23,7 +23,7 @@ help:
 	@echo 'make test    every gate and every test'
 	@echo 'make check   the static gates only: format, lint, types, imports'
 	@echo 'make simulate  seeds that nobody ran before, at both levels of the simulator; some minutes'
-	@echo 'make scenarios  the library of scenarios with 20 seeds each; some minutes'
+	@echo 'make scenarios  the library of scenarios: 20 seeds each on sim, all that can on processes; minutes'
 	@echo 'make compose-test  eight nodes and a broker in containers, five scenarios; needs a Docker engine'
 	@echo 'make bench   measure a running cluster beside other NBD servers; some minutes'
 	@echo 'make clean   remove what the above made, except the results of measurements'
@@ -54,9 +54,10 @@ simulate: $(VENV)/.installed-dev
 	  --set seconds=3
 	$(BIN)/eightfold sim mutants --quick
 
-# CI runs the first two seeds of each as part of `make test`; this is for the night.
+# CI runs two seeds of each, and two scenarios on processes, in `make test`; this is for the night.
 scenarios: $(VENV)/.installed-dev
 	EIGHTFOLD_SCENARIO_SEEDS=20 $(PYTEST) -n 2 -k library_passes tests/simulation/test_library.py
+	EIGHTFOLD_SCENARIO_SEEDS=20 $(PYTEST) -k library_passes tests/processes/test_scenario_on_processes.py
 
 # Whatever it starts it takes down again, also when it fails. Images stay for the next time.
 compose-test: $(VENV)/.installed

@@ -284,7 +284,10 @@ class ProcessCluster:
             self.wait(f"{name} is known at {node.name}", partial(self.ask, node.node, path))
         self._volumes.append(name)
         self.wait(f"{name} has its copies", lambda: self.look().redundant)
-        return int(self.operator.volume(name)["id"])
+        found: dict[str, Any] = {}
+        # One of the nodes may have been called down meanwhile, and not have caught up yet.
+        self.wait(f"{name} has a number", lambda: found.update(self.operator.volume(name)) or found)
+        return int(found["id"])
 
     def door(self, name: str, rng: random.Random, failed: OnFailure) -> Door:
         """How a host reaches a volume: attached, with links to all nodes. Not open yet."""

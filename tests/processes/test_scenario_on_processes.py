@@ -14,12 +14,13 @@ import pytest
 
 from admin.local import process_state
 from admin.spawn import pause
-from scenario.files.library import find
+from scenario.files.library import find, names
 from scenario.files.loader import read, scenario_of
 from scenario.files.models import Scenario
 from scenario.files.one_run import perform
 from scenario.files.process_cluster import ProcessCluster
 from scenario.files.verdict import INCONCLUSIVE, PASS
+from scenario.files.world import PROCESSES, cannot
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -138,7 +139,12 @@ def test_fault_ends_with_its_time_while_the_runner_sleeps_and_all_ends_when_it_d
     assert becomes(lambda: nodes_of(tmp_path) == {})
 
 
-@pytest.mark.parametrize("name", ["owner-killed", "split-brain-five-three"])
+# `make scenarios` runs all that this world can.
+SOME = ["owner-killed", "split-brain-five-three"]
+ALL = [name for name in names() if not cannot(read(find(name)), PROCESSES)]
+
+
+@pytest.mark.parametrize("name", ALL if os.environ.get("EIGHTFOLD_SCENARIO_SEEDS") else SOME)
 def test_scenario_of_the_library_passes_on_processes(name: str) -> None:
     result = perform(read(find(name)), on="processes", seed=1)
     assert result.verdict.code == PASS, (result.verdict, result.receipts)
