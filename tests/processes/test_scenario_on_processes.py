@@ -54,16 +54,22 @@ def test_faults_leave_receipts_with_evidence_and_hosts_agree() -> None:
     assert result.figures.operations > 100
 
 
-def test_injector_that_does_nothing_makes_the_run_inconclusive(
+def test_injectors_that_do_nothing_make_the_run_inconclusive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ProcessCluster, "signal", lambda *_: None)
-    monkeypatch.setattr(ProcessCluster, "lease", lambda *_: None)
+    for injector in ("signal", "lease", "cut"):
+        monkeypatch.setattr(ProcessCluster, injector, lambda *_, **_named: None)
     monkeypatch.setattr("scenario.files.runner.HEAL_MS_MAX", 1000)
-    asked = small("at: 500ms, do: kill, target: a random node, for: 500ms", lasts="3s")
+    asked = small(
+        "at: 500ms, do: kill, target: a random node, for: 500ms",
+        "at: 600ms, do: pause, target: a random node, for: 500ms",
+        "at: 700ms, do: cut, from: a random node, to: the rest, for: 500ms",
+        lasts="3s",
+    )
     result = perform(asked, on="processes", seed=1)
     assert result.verdict.code == INCONCLUSIVE
     assert "was not observed" in result.verdict.reason
+    assert [each.missing for each in result.receipts] == ["observed"] * 3
 
 
 def started(tmp_path: Path, text: str) -> subprocess.Popen[str]:
