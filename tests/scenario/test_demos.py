@@ -12,8 +12,15 @@ from typer.testing import CliRunner
 from scenario import demos
 from scenario.files.library import names
 from scenario.files.models import EVENTS
+from scenario.report import files
 
 runner = CliRunner()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are drawn in one of these tests; in the others their names will do."""
+    monkeypatch.setattr(files, "write", lambda _result, reports: reports / "report.html")
 
 
 def told(*arguments: str) -> Any:
@@ -37,6 +44,7 @@ def test_story_is_told_with_what_events_mean_and_a_report_of_each_scenario(tmp_p
 
 
 @pytest.mark.simulation
+@pytest.mark.usefixtures("undrawn")
 def test_pace_is_that_of_the_scenario_and_no_pause_is_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +56,7 @@ def test_pace_is_that_of_the_scenario_and_no_pause_is_long(
 
 
 @pytest.mark.simulation
+@pytest.mark.usefixtures("undrawn")
 def test_story_as_json_is_a_document_for_each_scenario(tmp_path: Path) -> None:
     done = told("disks", "--json", "--reports", str(tmp_path))
     found = [json.loads(line) for line in done.stdout.splitlines()]
