@@ -203,10 +203,10 @@ def test_an_oversized_claim_is_refused_from_the_header_alone() -> None:
 
 
 def test_another_protocol_version_is_refused() -> None:
-    header = codec._CHECKED.pack(codec.MAGIC, codec.VERSION + 1, 0x20, 3, 0, 0)
+    header = codec._CHECKED.pack(codec.MAGIC, codec.PROTOCOL_VERSION + 1, 0x20, 3, 0, 0)
     decoder = FrameDecoder()
     decoder.receive_data(bytes(4) + header)
-    assert f"protocol version {codec.VERSION + 1}" in str(decoder.error)
+    assert f"protocol version {codec.PROTOCOL_VERSION + 1}" in str(decoder.error)
 
 
 def test_one_at_a_time_leaves_the_next_frame_to_other_rules() -> None:
