@@ -134,11 +134,18 @@ class IncomingPages:
                 raise InvalidRequest(
                     f"volume {key[0]} region {key[1]}: {missing} pages of the base are missing"
                 )
+            doubts = region.sums.doubts_written
             await store.shelf.sync()
         # Not within the lock: a checkpoint waits for it before it gives extents to others.
         has_views = await self.views.end(key, session)
         async with region.lock:
             self._session(key, session)
+            # What was destaged meanwhile the journal makes again, but for blocks that a checkpoint
+            # has doubted; and the note says what their checksums are.
+            while doubts != region.sums.doubts_written:
+                doubts = region.sums.doubts_written
+                await store.shelf.sync()
+                self._session(key, session)
             # Pages that the stream has trimmed or filled were not received. So what was applied
             # must be known as committed wherever the end of the transfer is.
             _, stamp = store.destager.append_note()

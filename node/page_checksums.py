@@ -42,7 +42,7 @@ class BlockSums:
     4 bytes for each block of 4 KiB, and nothing at all while none is known.
     """
 
-    __slots__ = ("_blocks", "_doubted", "_page_blocks", "_seed", "_values")
+    __slots__ = ("_blocks", "_doubted", "_page_blocks", "_seed", "_values", "doubts_written")
 
     def __init__(self, key: tuple[int, int], pages: int, page_bytes: int) -> None:
         assert page_bytes % BLOCK_BYTES == 0
@@ -51,6 +51,9 @@ class BlockSums:
         self._seed: int = google_crc32c.value(struct.pack("<QQ", *key))
         self._values: array[int] | None = None
         self._doubted: dict[int, None] = {}
+        self.doubts_written = (
+            0  # so often: a crash may tear such a block until the disks are synced
+        )
 
     def of(self, block: int, data: bytes) -> int:
         """The checksum of a block with those contents at that place; never UNKNOWN."""
@@ -98,7 +101,9 @@ class BlockSums:
         while mask:
             if mask & 1:
                 values[block] = self.of(block, bytes(data[at : at + BLOCK_BYTES]))
-                self._doubted.pop(block, None)
+                if self._doubted and block in self._doubted:
+                    del self._doubted[block]
+                    self.doubts_written += 1
             mask >>= _SECTORS
             at += BLOCK_BYTES
             block += 1

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from base.errors import DeviceFailed, InvalidRequest, NoSpace, NotFound
@@ -433,6 +433,7 @@ def test_a_power_cut_never_shows_new_pages_under_the_old_region(world: World) ->
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1 << 30), st.sampled_from((0, 50, 100)), st.sampled_from(CrashKind))
+@example(1511, 100, CrashKind.POWER_TORN)  # a block without room for its note, torn at the end
 def test_a_transfer_cut_anywhere_is_complete_and_right_or_incomplete(
     seed: int, now_percent: int, kind: CrashKind
 ) -> None:
