@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import aiomqtt
 import structlog
@@ -216,7 +216,7 @@ class BrokerConnection:
     def _client(self) -> aiomqtt.Client:
         address = self._address
         will = self._will()
-        return aiomqtt.Client(
+        client = aiomqtt.Client(
             address.host,
             address.port,
             username=address.user or None,
@@ -230,6 +230,36 @@ class BrokerConnection:
             queue_type=_inbox(self._on_message, self._on_failure),
             logger=_SILENT,
         )
+        client._loop = cast(asyncio.AbstractEventLoop, WatchedLoop(client._loop))
+        return client
+
+
+class WatchedLoop:
+    """The loop as aiomqtt sees it, when it asks for a socket to be watched a turn later.
+
+    By then the socket may be closed, and its number that of another connection. uvloop says so with
+    an error in a callback, for which a node ends; but there is nothing left to be watched, and
+    aiomqtt hears from the socket itself that it is closed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        """As the loop's."""
+        if callback in (self._loop.add_reader, self._loop.add_writer):
+            return self._loop.call_soon_threadsafe(_watch, callback, *args)
+        return self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _watch(add: Callable[..., object], number: int, ready: Callable[[], None]) -> None:
+    try:
+        add(number, ready)
+    except (RuntimeError, OSError, ValueError) as error:
+        log.debug("broker.left", reason=str(error))
 
 
 async def _until_lost(client: aiomqtt.Client) -> None:

@@ -318,7 +318,7 @@ class Runner:
             nodes = sides[0] if "from" in fields else taken
             return Places(nodes=nodes), sides
         if not fields:
-            return Places(), ()  # there is only one such thing
+            return Places(other="the broker"), ()  # there is only one
         (target,) = (target for each in fields.values() for target in each)
         return resolve(target, view, self.rng, hit=self._hit), ()
 

@@ -98,6 +98,7 @@ class Places:
     sleds: tuple[tuple[int, int, int], ...] = ()
     cages: tuple[tuple[int, int], ...] = ()
     loops: tuple[tuple[int, str], ...] = ()
+    other: str = ""  # what is no part of any node, in words
 
     def text(self) -> str:
         """For people."""
@@ -105,7 +106,7 @@ class Places:
         named += [f"sled {sled} of cage {cage} of n{node}" for node, cage, sled in self.sleds]
         named += [f"cage {cage} of n{node}" for node, cage in self.cages]
         named += [f"loop {side} of n{node}" for node, side in self.loops]
-        return ", ".join(named or [f"n{node}" for node in self.nodes]) or "nobody"
+        return ", ".join(named or [f"n{node}" for node in self.nodes]) or self.other or "nobody"
 
 
 # ---------------------------------------------------------------------------------- the grammar
