@@ -26,10 +26,13 @@ from collections.abc import Container, Iterator
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from base.errors import InvalidRequest
 from node.snapshot_space import SnapshotSpace
 from snapshot.entry import (
+    BASE,
+    KIND_SHIFT,
     NULL,
     PAGE,
     SKIP,
@@ -44,6 +47,7 @@ _HEAD: Final = struct.Struct("<II")  # views, of which are stale
 _VIEW: Final = struct.Struct("<II")  # view, exceptions
 _STALE: Final = struct.Struct("<I")
 _PAGES: Final = "H"
+_KIND: Final = np.uint64(KIND_SHIFT)
 PAGES_MAX: Final = 1 << 16  # of a region
 
 
@@ -124,6 +128,24 @@ class RegionViews:
                 if entry != NULL:
                     return entry
         return base_entry(page)
+
+    def locate_all(self, view: int) -> NDArray[np.uint8] | None:
+        """Kinds of what `locate` says of every page; None: of one of them it is not known."""
+        kinds = np.full(self.pages, BASE, dtype=np.uint8)
+        todo = np.ones(self.pages, dtype=np.bool_)
+        if view in self.stale:
+            return None
+        for number, table in self.tables.items():
+            if number < view:
+                continue
+            if number in self.stale and todo.any():
+                return None
+            pages = np.frombuffer(table.pages, dtype=np.uint16)
+            found = (np.frombuffer(table.entries, dtype=np.uint64) >> _KIND).astype(np.uint8)
+            fresh = todo[pages]
+            kinds[pages[fresh]] = found[fresh]
+            todo[pages] = False
+        return kinds
 
     def charged(self, view: int) -> int:
         """The ROSS that is owed what a record takes from that one; 0: none. A record that was

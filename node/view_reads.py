@@ -6,6 +6,10 @@ out while it is read. So after the base was read it is looked up again.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
+
 from base.errors import MediaError, NotFound
 from base.units import BLOCK_BYTES
 from node.block_reader import BlockReader
@@ -114,21 +118,22 @@ class ViewReads:
         """(offset, length, allocated) of what the view has of the region, in bytes, ascending,
         without gaps. NotFound as for `read`."""
         region = self._region(key)
-        allocated: list[bool] = []
-        for _, length, one in region.runs():
-            allocated += [one] * (length // region.page_bytes)
+        allocated = np.zeros(region.pages, dtype=np.bool_)
+        for offset, length, one in region.runs():
+            allocated[offset // region.page_bytes : (offset + length) // region.page_bytes] = one
         if region.kept is not None:
-            for index in range(region.pages):
-                kind = kind_of(self._locate(region, view, index))
-                if kind != BASE:
-                    allocated[index] = kind == PAGE
-        found: list[tuple[int, int, bool]] = []
-        for index, one in enumerate(allocated):
-            if found and found[-1][2] == one:
-                found[-1] = (found[-1][0], found[-1][1] + region.page_bytes, one)
-            else:
-                found.append((index * region.page_bytes, region.page_bytes, one))
-        return found
+            # Tools ask for a few sectors at a time: a look-up of each page would be their time.
+            kinds = region.kept.views.locate_all(view)
+            if kinds is None:
+                raise NotFound(f"volume {key[0]} region {key[1]}: snapshot {view} went stale")
+            away = kinds != BASE
+            allocated[away] = kinds[away] == PAGE
+        edges = np.flatnonzero(allocated[1:] != allocated[:-1]) + 1
+        starts = [0, *edges.tolist(), region.pages]
+        return [
+            (start * region.page_bytes, (stop - start) * region.page_bytes, bool(allocated[start]))
+            for start, stop in pairwise(starts)
+        ]
 
     async def read(self, key: Key, view: int, offset: int, into: memoryview) -> None:
         """Fill `into` with what the view has at that byte of the region. The caller has looked that

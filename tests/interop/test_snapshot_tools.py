@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ import pytest
 from base.units import MiB
 from tests.interop.test_cluster_tools import extents, run
 from tests.processes.checked_host import CheckedHost
-from tests.processes.live_cluster import LiveCluster
+from tests.processes.live_cluster import LiveCluster, wait_until
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -91,6 +92,21 @@ def look(cluster: LiveCluster, raw: dict[str, Path], directory: Path) -> None:
     look_at_list(cluster)
     look_at_maps(cluster, raw, directory)
     look_at_backups(cluster, raw, directory)
+    look_at_attached(cluster, raw["monday"], directory / "attached.sock")
+
+
+def look_at_attached(cluster: LiveCluster, raw: Path, socket: Path) -> None:
+    """A host's own way to all nodes takes a snapshot like a volume."""
+    command = [sys.executable, "-m", "admin.cli", "attach", "s1@monday", "--socket", str(socket)]
+    with subprocess.Popen(
+        [*command, "--dir", str(cluster.directory)], stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_until(socket.exists, "the socket of the attached snapshot")
+            uri = f"nbd+unix:///s1@monday?socket={socket}"
+            assert "identical" in run(*COMPARE, raw, uri)
+        finally:
+            process.terminate()
 
 
 def look_at_backups(cluster: LiveCluster, raw: dict[str, Path], directory: Path) -> None:

@@ -225,3 +225,25 @@ def test_tables_of_fixed_fan_out_take_what_for_table_gives() -> None:
     assert [offset_of(entry) for entry in entries.tolist()][1:] == numbers_in_order
     assert table.pack_region(1) == views.for_table(2)
     assert np.all(table.gather(np.array([24])) == np.uint64(ZERO_ENTRY))
+
+
+def test_the_look_up_of_all_pages_says_what_that_of_each_says() -> None:
+    rng, unknown = random.Random(4), 0
+    for _ in range(200):
+        views = RegionViews(PAGES, SnapshotSpace(512))
+        for _ in range(rng.randrange(40)):
+            view, page = rng.randrange(2, 7), rng.randrange(PAGES)
+            if views.owes(view, page):
+                (views.put_zero if rng.random() < 0.4 else views.put_page)(view, page)
+        if rng.random() < 0.3:
+            views.lose(rng.randrange(2, 7))
+        for view in range(2, 8):
+            each = [views.locate(view, page) for page in range(PAGES)]
+            kinds = views.locate_all(view)
+            if NULL in each:
+                assert kinds is None
+                unknown += 1
+            else:
+                assert kinds is not None
+                assert kinds.tolist() == [kind_of(entry) for entry in each]
+    assert unknown
