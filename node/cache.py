@@ -100,7 +100,7 @@ class Cache:
     __slots__ = (
         "_failures", "_paused", "_peak", "_pool", "_pool_bytes", "_queue", "_sealed", "changed",
         "destaged", "dirty_bytes", "high_bytes", "low_bytes", "max_bytes", "noted", "now_ns",
-        "pages", "replaying", "sealed_count", "stamp",
+        "pages", "replaying", "sealed_count", "stamp", "wants_checkpoint",
     )  # fmt: skip
 
     def __init__(self, *, low_bytes: int, high_bytes: int, max_bytes: int) -> None:
@@ -121,6 +121,7 @@ class Cache:
         self._paused: dict[RegionPages, None] = {}
         self._failures = 0
         self.replaying = False  # the journal is being replayed
+        self.wants_checkpoint = False  # a page is held until one is on disk
         self._pool: dict[int, list[bytearray]] = {}  # by page size
         self._pool_bytes = 0
 

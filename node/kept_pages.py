@@ -216,6 +216,7 @@ class KeptPages(RegionPages):
         """The place of the base's page must stay as it is until a checkpoint is on disk."""
         self.unnoted[index] = None
         self.owner.transferring[index] = None
+        self.cache.wants_checkpoint = True
         self.cache.changed[self.key] = None
 
     # -- completing
@@ -279,7 +280,8 @@ class KeptPages(RegionPages):
     def page_destaged(self, index: int) -> None:
         """A checkpoint may name it."""
         self.versions += 1
-        del self._kept_of[index]
+        if self._kept_of.pop(index).page in self.unnoted:
+            self.cache.wants_checkpoint = True
         self.cache.changed[self.key] = None
 
     # -- state transfer

@@ -374,6 +374,7 @@ class RegionStore:
         """Take one and trim the journal. DeviceFailed, NoSpace: the node must stop."""
         async with self._checkpoint_lock:
             self._begun += 1
+            self.cache.wants_checkpoint = False
             trim_lsn = self._trim_point()
             stamp = self.destager.next_stamp()
             changed = list(self.cache.changed)
@@ -524,6 +525,8 @@ class RegionStore:
             if journal.used_percent >= options.checkpoint_journal_percent:
                 advance = self._trim_point() - journal.trimmed_lsn
                 due = journal.is_full or advance >= journal.capacity_bytes // 16
+                # The page that keeps the trim point where it is may wait for just this.
+                due = due or self.cache.wants_checkpoint
             else:
                 # A large one is written less often: it must not take the disks from hosts.
                 pause_ms = max(options.checkpoint_ms, self.slots.size_bytes // BYTES_PER_MS)
