@@ -33,21 +33,36 @@ class Removals:
         self._clock = clock
         self._supervisor = supervisor
         self._runs = False
+        self._gone: dict[int, int] = {}  # by volume, how many views had gone
         self._reports: dict[tuple[int, int], dict[int, int]] = {}  # incarnations by node
         io.on_message(wire.ViewHandedOver, self.on_report)
 
     def look(self) -> None:
-        """The catalog is another one."""
-        if not self._runs and being_removed(self._io.core.catalog):
+        """The catalog is another one. A node that was away may find that a view is gone already."""
+        core = self._io.core
+        if not self._runs and (being_removed(core.catalog) or self._gone_since()):
             self._runs = True
             self._supervisor.start(self._run(), name="remove_views")
+
+    def _gone_since(self) -> set[int]:
+        """Volumes that have lost views since `_settle` last went through."""
+        trees = self._io.core.catalog.snapshots.trees
+        return {
+            volume
+            for volume, tree in trees.items()
+            if tree.highest - sum(1 for _ in tree) != self._gone.get(volume, 0)
+        }
 
     async def _run(self) -> None:
         io = self._io
         try:
-            while wanted := being_removed(io.core.catalog):
+            while (wanted := being_removed(io.core.catalog)) or self._gone_since():
                 if io.store is not None and io.core.active:
-                    await self._settle({volume for volume, _ in wanted})
+                    volumes = self._gone_since() | {volume for volume, _ in wanted}
+                    for volume in volumes:
+                        tree = io.core.catalog.snapshots.trees[volume]
+                        self._gone[volume] = tree.highest - sum(1 for _ in tree)
+                    await self._settle(volumes)
                     for volume, view in wanted:
                         self._tell(volume, view)
                     io.turn_soon()
