@@ -19,6 +19,11 @@ _CROWD: Final = options(
     seconds=2, snapshot_every_ms=60, writes_per_s=1000, hosts=5, tail_us=20_000, delay_us=2_000,
     regions=2, read_weight=60,
 )  # fmt: skip
+# Messages that are late by more than a cut takes: what a read showed is written elsewhere before.
+_LATE: Final = options(
+    seconds=2, snapshot_every_ms=60, writes_per_s=1000, hosts=8, tail_us=100_000, delay_us=2_000,
+    regions=1, read_weight=60,
+)  # fmt: skip
 _LOST: Final = options(
     seconds=4, snapshot_every_ms=40, writes_per_s=400, hosts=5, tail_us=20_000, crashes=2,
     fault_every_ms=300, down_ms=600,
@@ -121,7 +126,7 @@ def _cut(
 
 MUTATIONS: Final = (
     _cut("cut-without-gate", "nothing is held back while a cut is made", _no_gate),
-    _cut("gate-lets-reads-pass", "reads are answered while a cut is made", _reads_pass),
+    _cut("gate-lets-reads-pass", "reads are answered while a cut is made", _reads_pass, _LATE),
     _cut("gate-lets-writes-pass", "writes are answered while a cut is made", _writes_pass),
     _cut(
         "activate-at-once", "a cut ends before any owner has adopted it", _activate_at_once,
