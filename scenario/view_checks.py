@@ -39,7 +39,7 @@ class ViewChecks:
     def begin(self, end_ns: int) -> None:
         """Hosts run from now on."""
         self._end_ns = end_ns
-        self.kernel.on_settled = self.settled
+        self.kernel.on_settled.append(self.settled)
         self.kernel.after(EVERY_NS, self._look)
 
     # ------------------------------------------------------------------ watching

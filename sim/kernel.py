@@ -95,7 +95,7 @@ class Kernel(KernelNetwork):
         self.config = config
         self.watch: list[Watch] = []
         # Another copy than an owner has committed the record.
-        self.on_settled: Callable[[RegionCopy, Record], None] | None = None
+        self.on_settled: list[Callable[[RegionCopy, Record], None]] = []
         self.members = rt.Members(tuple(NodeId(node) for node in range(config.nodes)))
         group = ProvisioningGroup("default", step_bytes=32 * 1024)
         form = FormCluster(
@@ -399,8 +399,9 @@ class KernelNode(KernelMachine):
             self.core.commit_dirty[copy] = None
             for watch in self.kernel.watch:
                 watch.committed(self, copy, record)
-        elif self.kernel.on_settled is not None:
-            self.kernel.on_settled(copy, record)
+        else:
+            for settled in self.kernel.on_settled:
+                settled(copy, record)
         blocks = self.store.setdefault(key, {})
         if record.cow_into:
             self._save_views(key, blocks, record)
