@@ -574,26 +574,31 @@ async def _serve(config: NodeConfig, stop: asyncio.Event, tap: EventTap) -> int:
     incarnation = await node.begin()
     node.ports.bus = bus_of(config, incarnation, node.ports.rng, node.fail)
     await node.start()
-    target = NbdTarget(
-        node.exports,
-        limits=NbdLimits(
-            connections_max=cluster.host.connections_max,
-            requests_in_flight_max=cluster.host.requests_in_flight_max,
-            bytes_in_flight_max=cluster.host.bytes_in_flight_max,
-        ),
-    )
-    await target.listen_tcp(config.options.listens_at, config.options.nbd_port)
-    view = OperatorView(node, config, target, stop)
-    from admin.http import serve  # late: it costs 50 ms that the data path need not wait for
+    try:
+        target = NbdTarget(
+            node.exports,
+            limits=NbdLimits(
+                connections_max=cluster.host.connections_max,
+                requests_in_flight_max=cluster.host.requests_in_flight_max,
+                bytes_in_flight_max=cluster.host.bytes_in_flight_max,
+            ),
+        )
+        await target.listen_tcp(config.options.listens_at, config.options.nbd_port)
+        view = OperatorView(node, config, target, stop)
+        from admin.http import serve  # late: it costs 50 ms that the data path need not wait for
 
-    api = await serve(
-        view,
-        host=config.options.listens_at,
-        port=config.options.admin_port,
-        token=read_secret(config.token_path).decode(),
-        node=config.name,
-        body_bytes_max=cluster.admin.body_bytes_max,
-    )
+        api = await serve(
+            view,
+            host=config.options.listens_at,
+            port=config.options.admin_port,
+            token=read_secret(config.token_path).decode(),
+            node=config.name,
+            body_bytes_max=cluster.admin.body_bytes_max,
+        )
+    except BaseException:
+        # Somebody else has a port, say. What runs already must not be left to the collector.
+        await node.stop()
+        raise
     plane = management_plane(config, view, incarnation, tap) if cluster.mqtt.enabled else None
     log.info("node.started", node=config.node, incarnation=incarnation)
     await stop.wait()
